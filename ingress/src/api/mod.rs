@@ -1,0 +1,55 @@
+//! The management API under `/api/v1`: a file per resource, and what they share.
+
+pub mod api_keys;
+pub mod auth;
+pub mod deliveries;
+pub mod destinations;
+pub mod error;
+pub mod events;
+pub mod extract;
+mod idempotency;
+pub mod me;
+mod openapi;
+pub mod principal;
+pub mod protect;
+pub mod providers;
+pub mod rejections;
+pub mod sources;
+pub mod subscriptions;
+#[cfg(test)]
+mod tests;
+
+use axum::Router;
+use axum::middleware::from_fn_with_state;
+use utoipa_axum::router::OpenApiRouter;
+
+pub use protect::protect;
+
+use crate::state::AppState;
+
+/// Every resource, relative to `/api/v1`.
+pub fn routes() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new()
+        .merge(auth::routes())
+        .merge(me::routes())
+        .merge(api_keys::routes())
+        .merge(sources::routes())
+        .merge(destinations::routes())
+        .merge(subscriptions::routes())
+        .merge(events::routes())
+        .merge(deliveries::routes())
+        .merge(rejections::routes())
+        .merge(providers::routes())
+}
+
+/// The whole API relative to `/api/v1`, with its description. Needs [`protect`] around it.
+pub fn router(state: &AppState) -> Router<AppState> {
+    let doc = OpenApiRouter::with_openapi(openapi::base()).nest("/api/v1", routes()).into_openapi();
+    let (router, _) = routes().split_for_parts();
+    router.merge(openapi::route(doc)).layer(from_fn_with_state(state.clone(), idempotency::layer))
+}
+
+/// The description of the API alone, relative to `/api/v1`.
+pub fn description() -> Router<AppState> {
+    openapi::route(OpenApiRouter::with_openapi(openapi::base()).nest("/api/v1", routes()).into_openapi())
+}

@@ -1,0 +1,86 @@
+//! `/providers`: the senders known by name, for whoever makes a source.
+
+use axum::Json;
+use axum::extract::State;
+use hookyard_shared::auth::Scope;
+use hookyard_shared::verify::Provider;
+use serde::Serialize;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::error::{ApiResult, Problem};
+use super::extract::{Listing, Principal};
+use crate::state::AppState;
+
+/// The routes of this resource.
+pub fn routes() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new().routes(routes!(list))
+}
+
+/// A sender known by name, or one of the generic ways to prove a sender.
+#[derive(Debug, Serialize, ToSchema)]
+struct ProviderView {
+    /// The word to use as `provider` of a source.
+    #[schema(example = "github")]
+    slug: String,
+    /// The name for people.
+    #[schema(example = "GitHub")]
+    name: String,
+    /// Kind of its scheme: `hmac`, `token`, `basic`, `api_key` or `none`.
+    kind: String,
+    /// How its webhooks are proved, or `unverified`.
+    #[schema(example = "HMAC-SHA-256")]
+    verification: String,
+    /// Whether its webhooks are proved at all.
+    verified: bool,
+    /// What a passed check covers, in words.
+    covers: String,
+    /// Whether `scheme` may be given with parameters of your own.
+    generic: bool,
+    /// The scheme; for a generic one its default, if it has one.
+    #[schema(value_type = Option<Object>)]
+    scheme: Option<serde_json::Value>,
+    /// Whether a source needs a secret.
+    needs_secret: bool,
+    /// Whether Hookyard makes the secret when none is given.
+    generates_secret: bool,
+    /// What to enter as secret.
+    secret_hint: String,
+    /// The methods that a source accepts unless it says otherwise.
+    methods: Vec<String>,
+    /// Where the URL and the secret go in the sender's settings.
+    set_up: String,
+}
+
+impl ProviderView {
+    fn of(provider: &Provider) -> Self {
+        Self {
+            slug: provider.slug.clone(),
+            name: provider.name.clone(),
+            kind: provider.kind.to_string(),
+            verification: provider.scheme_label(),
+            verified: !provider.label_unverified(),
+            covers: provider.covers(),
+            generic: provider.generic,
+            scheme: provider.scheme.as_ref().and_then(|scheme| serde_json::to_value(scheme).ok()),
+            needs_secret: provider.needs_secret(),
+            generates_secret: provider.generate_secret().is_some(),
+            secret_hint: provider.secret_hint().to_owned(),
+            methods: provider.methods.iter().map(ToString::to_string).collect(),
+            set_up: provider.set_up.clone(),
+        }
+    }
+}
+
+/// Lists the senders known by name.
+#[utoipa::path(get, path = "/providers", tag = "providers", responses(
+    (status = 200, description = "All providers, on one page.", body = Listing<ProviderView>),
+    (status = 401, description = "Not logged in.", body = Problem, content_type = "application/problem+json"),
+    (status = 403, description = "The scope `read` is missing.", body = Problem, content_type = "application/problem+json"),
+))]
+async fn list(principal: Principal, State(state): State<AppState>) -> ApiResult<Json<Listing<ProviderView>>> {
+    principal.require(Scope::Read)?;
+    let data = state.providers.iter().map(ProviderView::of).collect();
+    Ok(Json(Listing { data, next_cursor: None }))
+}

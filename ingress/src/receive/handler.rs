@@ -1,0 +1,270 @@
+//! One request, from the door to the answer.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::extract::{Request, State};
+use axum::response::{IntoResponse as _, Response};
+use bytes::Bytes;
+use http::header::{AUTHORIZATION, PROXY_AUTHORIZATION};
+use http::request::Parts;
+use http::{HeaderValue, StatusCode};
+
+use hookyard_shared::catalog::Source;
+use hookyard_shared::clock::Millis;
+use hookyard_shared::id::EventId;
+use hookyard_shared::model::{Event, headers};
+use hookyard_shared::queue::{Health, Message, PublishError};
+use hookyard_shared::verify::{Received, Verified, Verifier};
+
+use super::answer::{Refused, accepted};
+use super::body::{self, BodyError};
+use super::rejections::Rejection;
+use crate::state::AppState;
+
+/// `ANY /in/{source key}[/…]`: verify, make durable, then answer.
+pub(crate) async fn receive(State(state): State<AppState>, request: Request) -> Response {
+    let started = Instant::now();
+    state.door.in_flight.increment(1.0);
+    let response = match admit(&state, request).await {
+        Ok(response) => {
+            state.door.accepted.increment(1);
+            response
+        }
+        Err(refused) => {
+            metrics::counter!("hookyard_ingress_requests_total", "outcome" => "refused", "reason" => refused.reason)
+                .increment(1);
+            refused.into_response()
+        }
+    };
+    state.door.in_flight.decrement(1.0);
+    state.door.duration.record(started.elapsed());
+    response
+}
+
+async fn admit(state: &AppState, request: Request) -> Result<Response, Refused> {
+    let (parts, body) = request.into_parts();
+    let (key, path) = split_path(parts.uri.path());
+    let Some(source) = state.catalog.source(key).await else {
+        return Err(Refused::new(StatusCode::NOT_FOUND, "unknown_source", "there is no such source"));
+    };
+    let path = path.to_owned();
+    match pass(state, &source, &parts, body, path).await {
+        Ok(response) => Ok(response),
+        Err((refused, body)) => {
+            note(state, &source, parts, body, &refused);
+            Err(refused)
+        }
+    }
+}
+
+/// A refusal, and what was read of the body until then.
+type Turned = (Refused, Bytes);
+
+async fn pass(
+    state: &AppState,
+    source: &Arc<Source>,
+    parts: &Parts,
+    body: axum::body::Body,
+    path: String,
+) -> Result<Response, Turned> {
+    let verifier = before_reading(state, source, parts).map_err(|refused| (refused, Bytes::new()))?;
+    let read = body::read(body, source.max_body_bytes, &state.door.bytes)
+        .await
+        .map_err(|error| (unread(&error, source), Bytes::new()))?;
+    state.door.body_bytes.record(read.bytes.len() as f64);
+    let received_ms = state.store.now_ms();
+    let verified = verify(state, verifier, parts, &read.bytes, received_ms).map_err(|r| (r, read.bytes.clone()))?;
+    let event = event(source, parts, path, read.bytes.clone(), received_ms, &verified);
+    let id = event.id;
+    publish(state, event).await.map_err(|error| (undurable(&error), read.bytes.clone()))?;
+    fail::fail_point!("ingress.after_confirm", |_| std::process::abort());
+    Ok(accepted(source, id))
+}
+
+/// What can be refused without reading the body.
+fn before_reading<'a>(state: &AppState, source: &'a Source, parts: &Parts) -> Result<&'a Verifier, Refused> {
+    if !source.enabled {
+        return Err(Refused::new(StatusCode::NOT_FOUND, "source_disabled", "there is no such source")
+            .detail("the source is disabled; enable it to receive again"));
+    }
+    if !source.methods.contains(&parts.method) {
+        return Err(Refused::method(&source.methods));
+    }
+    if !state.door.admits(source.id) {
+        return Err(Refused::new(StatusCode::TOO_MANY_REQUESTS, "rate", "too many requests")
+            .detail("the source sends more a second than HOOKYARD_SOURCE_RATE allows"));
+    }
+    if state.door.disk_low() {
+        return Err(Refused::unavailable("disk_low", "free space is below HOOKYARD_MIN_FREE_DISK"));
+    }
+    match state.publisher.health() {
+        Health::Up => {}
+        // Known to fail: say so at once instead of after a timeout. A local spool would take over here.
+        Health::Blocked => return Err(undurable(&PublishError::Blocked)),
+        Health::Down | Health::Failed => return Err(undurable(&PublishError::Closed)),
+    }
+    // A loop through our own destinations ends here.
+    if hops(parts) > MAX_HOPS {
+        return Err(Refused::new(StatusCode::LOOP_DETECTED, "loop", "the event has come round too often")
+            .detail("a destination of this server leads back to one of its sources"));
+    }
+    source.verifier.as_ref().map_err(|error| Refused::unavailable("source_broken", error.clone()))
+}
+
+/// Passages through relays like this one that an event may have behind it.
+const MAX_HOPS: u32 = 3;
+
+fn hops(parts: &Parts) -> u32 {
+    let header = parts.headers.get(hookyard_shared::model::headers::HOPS);
+    header.and_then(|value| value.to_str().ok()).and_then(|text| text.parse().ok()).unwrap_or(0)
+}
+
+fn verify(
+    state: &AppState,
+    verifier: &Verifier,
+    parts: &Parts,
+    body: &[u8],
+    received_at: Millis,
+) -> Result<Verified, Refused> {
+    let path_and_query = parts.uri.path_and_query().map_or("/", |p| p.as_str());
+    let url = format!("{}{path_and_query}", state.public_url);
+    let received = Received {
+        method: parts.method.as_str(),
+        path: parts.uri.path(),
+        query: parts.uri.query(),
+        url: &url,
+        headers: &parts.headers,
+        body,
+        received_at,
+    };
+    verifier.verify(&received).map_err(|refusal| {
+        Refused::new(StatusCode::UNAUTHORIZED, refusal.code(), refusal.public_kind()).detail(refusal.to_string())
+    })
+}
+
+fn event(
+    source: &Source,
+    parts: &Parts,
+    path: String,
+    body: Bytes,
+    received_ms: Millis,
+    verified: &Verified,
+) -> Event {
+    let facts = source.facts.facts(&parts.headers, &body);
+    let (headers, query) = masked(parts, source);
+    Event {
+        id: EventId::new(),
+        workspace_id: source.workspace_id,
+        source_id: source.id,
+        received_ms,
+        method: parts.method.as_str().to_owned(),
+        path,
+        query,
+        event_type: facts.event_type.map(label),
+        provider_event_id: facts.provider_event_id.map(label),
+        verified_by: verified.secret,
+        headers: headers.into(),
+        body,
+    }
+}
+
+/// A sender's word as a column of the store takes it: no NUL (Postgres has none), and of a sane length.
+fn label(text: String) -> String {
+    text.chars().filter(|c| *c != '\0').take(256).collect()
+}
+
+/// The header block and the query with the sender's credentials masked: what is kept, forwarded and shown.
+fn masked(parts: &Parts, source: &Source) -> (Vec<u8>, Option<String>) {
+    let mut kept = parts.headers.clone();
+    let query = source.credentials.mask(&mut kept, parts.uri.query());
+    for name in [AUTHORIZATION, PROXY_AUTHORIZATION] {
+        if kept.contains_key(&name) {
+            kept.insert(name, HeaderValue::from_static("***"));
+        }
+    }
+    (headers::encode(&kept), query)
+}
+
+async fn publish(state: &AppState, event: Event) -> Result<(), PublishError> {
+    let message = Message { key: event.source_id.0, payload: event.encode().into() };
+    // A guard that tests switch off, to see that the loss is found.
+    fail::fail_point!("ingress.answer_before_confirm", |_| {
+        let (publisher, message) = (state.publisher.clone(), message.clone());
+        tokio::spawn(async move {
+            tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+            publisher.publish(message).await.ok();
+        });
+        Ok(())
+    });
+    let started = Instant::now();
+    let outcome = state.publisher.publish(message).await;
+    state.door.confirm.record(started.elapsed());
+    if let Err(error) = &outcome {
+        metrics::counter!("hookyard_publish_failures_total", "reason" => error.reason()).increment(1);
+    }
+    outcome
+}
+
+fn undurable(error: &PublishError) -> Refused {
+    Refused::unavailable(error.reason(), error.to_string())
+}
+
+fn unread(error: &BodyError, source: &Source) -> Refused {
+    match error {
+        BodyError::TooLarge => Refused::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", "the body is too large")
+            .detail(format!("the source takes bodies of at most {} bytes", source.max_body_bytes)),
+        BodyError::TooSlow => Refused::new(StatusCode::REQUEST_TIMEOUT, "too_slow", "the body came too slowly")
+            .detail("the body must come within 30 s and at 1 KB/s or more"),
+        BodyError::Broken => Refused::new(StatusCode::BAD_REQUEST, "broken_off", "the body broke off")
+            .detail("the sender closed the connection within the body, or its chunks were malformed"),
+        BodyError::NoRoom => Refused::unavailable("memory", "bodies under way fill the memory set aside for them"),
+    }
+}
+
+/// Puts a refusal on record, off this path. Failures of our own are not the sender's and are counted only.
+fn note(state: &AppState, source: &Source, parts: Parts, body: Bytes, refused: &Refused) {
+    if refused.status.is_server_error() || refused.status == StatusCode::TOO_MANY_REQUESTS {
+        return;
+    }
+    let (headers, query) = masked(&parts, source);
+    state.door.rejections.offer(Rejection {
+        workspace_id: source.workspace_id,
+        source_id: source.id,
+        received_ms: state.store.now_ms(),
+        method: parts.method.as_str().to_owned(),
+        path: split_path(parts.uri.path()).1.to_owned(),
+        query,
+        headers,
+        body,
+        status: refused.status.as_u16(),
+        code: refused.reason,
+        detail: refused.detail.clone(),
+    });
+}
+
+/// The source key and what follows it.
+fn split_path(path: &str) -> (&str, &str) {
+    let rest = path.strip_prefix("/in/").unwrap_or_default();
+    match rest.find('/') {
+        Some(slash) => rest.split_at(slash),
+        None => (rest, "/"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_key_and_the_rest_of_the_path_are_told_apart() {
+        for (path, expected) in [
+            ("/in/abc", ("abc", "/")),
+            ("/in/abc/", ("abc", "/")),
+            ("/in/abc/x/y", ("abc", "/x/y")),
+            ("/in/", ("", "/")),
+        ] {
+            assert_eq!(split_path(path), expected, "{path}");
+        }
+    }
+}

@@ -1,0 +1,14 @@
+//! The hot path: from a sender's request to a durable event. [`handler`] is the flow; the rest are its parts.
+//!
+//! No database, no parsing before the proof, no answer before the queue's confirm.
+
+mod answer;
+mod body;
+mod door;
+mod handler;
+mod rejections;
+pub mod serve;
+
+pub use door::Door;
+pub(crate) use handler::receive;
+pub use rejections::Rejections;

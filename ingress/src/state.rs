@@ -1,0 +1,78 @@
+//! What every handler is given. Cheap to clone.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use hookyard_shared::auth::Hasher;
+use hookyard_shared::catalog::Catalog;
+use hookyard_shared::config::{Config, Registration};
+use hookyard_shared::egress::Guard;
+use hookyard_shared::queue::Publisher;
+use hookyard_shared::startup::Base;
+use hookyard_shared::store::Store;
+use hookyard_shared::telemetry::Metrics;
+use hookyard_shared::vault::Vault;
+use hookyard_shared::verify::Providers;
+
+use crate::receive::{Door, Rejections};
+
+/// Handles to everything the ingress works with.
+#[derive(Clone)]
+pub struct AppState {
+    /// The effective configuration.
+    pub config: Arc<Config>,
+    /// How browsers and senders reach this server; no trailing slash.
+    pub public_url: Arc<str>,
+    /// Who may register.
+    pub registration: Registration,
+    /// Everything on record. Never used on the receiving path.
+    pub store: Store,
+    /// Encryption at rest.
+    pub vault: Vault,
+    /// The presets of the providers.
+    pub providers: Arc<Providers>,
+    /// Which addresses destinations may have.
+    pub guard: Guard,
+    /// Password hashing, bounded.
+    pub hasher: Hasher,
+    /// Sources, destinations and subscriptions in memory.
+    pub catalog: Catalog,
+    /// Where accepted events go.
+    pub publisher: Arc<dyn Publisher>,
+    /// The receiving side's own state: limits, free space, rejections.
+    pub door: Arc<Door>,
+    /// The metrics of this process.
+    pub metrics: Metrics,
+}
+
+/// What [`AppState::new`] does not make itself.
+pub struct Parts {
+    /// Configuration, store, vault, catalog: what ingress and worker have in common.
+    pub base: Base,
+    /// Where accepted events go.
+    pub publisher: Arc<dyn Publisher>,
+    /// The address that the server really has.
+    pub bound: SocketAddr,
+}
+
+impl AppState {
+    /// Puts the state together and starts the writer of rejections.
+    pub fn new(parts: Parts) -> Self {
+        let Parts { base, publisher, bound } = parts;
+        let rejections = Rejections::start(base.store.clone());
+        Self {
+            public_url: base.config.public_url(bound).into(),
+            registration: base.config.registration(bound),
+            guard: Guard::new(base.config.egress_allow.iter().copied()),
+            hasher: Hasher::default(),
+            door: Arc::new(Door::new(base.config.source_rate, rejections)),
+            config: base.config,
+            store: base.store,
+            vault: base.vault,
+            providers: base.providers,
+            catalog: base.catalog,
+            metrics: base.metrics,
+            publisher,
+        }
+    }
+}

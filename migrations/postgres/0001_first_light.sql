@@ -1,0 +1,286 @@
+-- Times are unix milliseconds; ids are UUIDv7. Texts that hold JSON are TEXT: they are read whole.
+
+CREATE TABLE setting (
+    name       TEXT PRIMARY KEY,
+    value      TEXT NOT NULL,
+    updated_ms BIGINT NOT NULL
+);
+
+-- The store's clock, with an offset that tests set per connection.
+CREATE FUNCTION hookyard_now_ms() RETURNS BIGINT LANGUAGE sql VOLATILE AS $$
+    SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000 AS BIGINT)
+         + CAST(coalesce(nullif(current_setting('hookyard.clock_offset_ms', true), ''), '0') AS BIGINT)
+$$;
+
+CREATE TABLE user_account (
+    user_id       UUID PRIMARY KEY,
+    email         TEXT NOT NULL,
+    email_key     TEXT NOT NULL UNIQUE,
+    username      TEXT NOT NULL,
+    username_key  TEXT NOT NULL UNIQUE,
+    password_hash TEXT NOT NULL,
+    status        TEXT NOT NULL CHECK (status IN ('active', 'disabled')),
+    created_ms    BIGINT NOT NULL
+);
+
+CREATE TABLE workspace (
+    workspace_id UUID PRIMARY KEY,
+    name         TEXT NOT NULL,
+    created_ms   BIGINT NOT NULL
+);
+
+CREATE TABLE membership (
+    workspace_id UUID NOT NULL REFERENCES workspace ON DELETE CASCADE,
+    user_id      UUID NOT NULL REFERENCES user_account ON DELETE CASCADE,
+    role         TEXT NOT NULL CHECK (role IN ('owner', 'admin', 'member', 'viewer')),
+    created_ms   BIGINT NOT NULL,
+    PRIMARY KEY (workspace_id, user_id)
+);
+CREATE INDEX membership_of_user ON membership (user_id);
+
+CREATE TABLE session (
+    session_id   UUID PRIMARY KEY,
+    token_hash   BYTEA NOT NULL UNIQUE,
+    user_id      UUID NOT NULL REFERENCES user_account ON DELETE CASCADE,
+    workspace_id UUID NOT NULL REFERENCES workspace ON DELETE CASCADE,
+    user_agent   TEXT NOT NULL,
+    created_ms   BIGINT NOT NULL,
+    last_used_ms BIGINT NOT NULL,
+    expires_ms   BIGINT NOT NULL
+);
+CREATE INDEX session_of_user ON session (user_id);
+
+CREATE TABLE api_key (
+    api_key_id   UUID PRIMARY KEY,
+    workspace_id UUID NOT NULL REFERENCES workspace ON DELETE CASCADE,
+    user_id      UUID NOT NULL REFERENCES user_account ON DELETE CASCADE,
+    name         TEXT NOT NULL,
+    key_prefix   TEXT NOT NULL,
+    last4        TEXT NOT NULL,
+    key_hash     BYTEA NOT NULL UNIQUE,
+    scopes       TEXT NOT NULL,
+    created_ms   BIGINT NOT NULL,
+    expires_ms   BIGINT,
+    last_used_ms BIGINT,
+    revoked_ms   BIGINT
+);
+CREATE INDEX api_key_of_workspace ON api_key (workspace_id, api_key_id);
+
+-- Failed log-ins by account and by address; rows vanish once they are stale.
+CREATE TABLE login_throttle (
+    subject       TEXT PRIMARY KEY,
+    failures      BIGINT NOT NULL,
+    blocked_until BIGINT NOT NULL,
+    updated_ms    BIGINT NOT NULL
+);
+
+CREATE TABLE idempotency (
+    workspace_id UUID NOT NULL REFERENCES workspace ON DELETE CASCADE,
+    idem_key     TEXT NOT NULL,
+    fingerprint  BYTEA NOT NULL,
+    status       BIGINT,
+    response     BYTEA,
+    created_ms   BIGINT NOT NULL,
+    PRIMARY KEY (workspace_id, idem_key)
+);
+CREATE INDEX idempotency_by_age ON idempotency (created_ms);
+
+CREATE TABLE source (
+    source_id       UUID PRIMARY KEY,
+    workspace_id    UUID NOT NULL REFERENCES workspace ON DELETE CASCADE,
+    name            TEXT NOT NULL,
+    source_key      TEXT NOT NULL UNIQUE,
+    provider        TEXT NOT NULL,
+    scheme          TEXT NOT NULL,
+    methods         TEXT NOT NULL,
+    enabled         BOOLEAN NOT NULL,
+    max_body_bytes  BIGINT NOT NULL,
+    response_status BIGINT NOT NULL,
+    response_body   TEXT,
+    version         BIGINT NOT NULL,
+    created_ms      BIGINT NOT NULL,
+    updated_ms      BIGINT NOT NULL
+);
+CREATE INDEX source_of_workspace ON source (workspace_id, source_id);
+
+CREATE TABLE source_secret (
+    secret_id    UUID PRIMARY KEY,
+    source_id    UUID NOT NULL REFERENCES source ON DELETE CASCADE,
+    label        TEXT NOT NULL,
+    hint         TEXT NOT NULL,
+    ciphertext   BYTEA NOT NULL,
+    created_ms   BIGINT NOT NULL,
+    not_after_ms BIGINT,
+    last_used_ms BIGINT
+);
+CREATE INDEX source_secret_of_source ON source_secret (source_id);
+
+CREATE TABLE destination (
+    destination_id     UUID PRIMARY KEY,
+    workspace_id       UUID NOT NULL REFERENCES workspace ON DELETE CASCADE,
+    name               TEXT NOT NULL,
+    kind               TEXT NOT NULL CHECK (kind IN ('http', 'inspector')),
+    url                TEXT,
+    enabled            BOOLEAN NOT NULL,
+    concurrency        BIGINT NOT NULL,
+    timeout_ms         BIGINT NOT NULL,
+    signing_secret     BYTEA NOT NULL,
+    inspector_status   BIGINT NOT NULL,
+    inspector_delay_ms BIGINT NOT NULL,
+    version            BIGINT NOT NULL,
+    created_ms         BIGINT NOT NULL,
+    updated_ms         BIGINT NOT NULL
+);
+CREATE INDEX destination_of_workspace ON destination (workspace_id, destination_id);
+
+CREATE TABLE subscription (
+    subscription_id UUID PRIMARY KEY,
+    workspace_id    UUID NOT NULL REFERENCES workspace ON DELETE CASCADE,
+    source_id       UUID NOT NULL REFERENCES source ON DELETE CASCADE,
+    destination_id  UUID NOT NULL REFERENCES destination ON DELETE CASCADE,
+    name            TEXT NOT NULL,
+    enabled         BOOLEAN NOT NULL,
+    revision        BIGINT NOT NULL,
+    version         BIGINT NOT NULL,
+    created_ms      BIGINT NOT NULL,
+    updated_ms      BIGINT NOT NULL
+);
+CREATE INDEX subscription_of_workspace ON subscription (workspace_id, subscription_id);
+CREATE INDEX subscription_of_source ON subscription (source_id);
+CREATE INDEX subscription_of_destination ON subscription (destination_id);
+
+-- The rules of a subscription never change in place: a delivery names the revision it was made by.
+CREATE TABLE subscription_revision (
+    subscription_id UUID NOT NULL REFERENCES subscription ON DELETE CASCADE,
+    revision        BIGINT NOT NULL,
+    retry_schedule  TEXT,
+    filter          TEXT,
+    transform       TEXT,
+    created_by      UUID,
+    created_ms      BIGINT NOT NULL,
+    PRIMARY KEY (subscription_id, revision)
+);
+
+-- Events, deliveries and attempts carry no foreign keys: they are written in bulk and removed by age.
+-- Every key begins with a UUIDv7, so each table can be partitioned by range of its own key.
+CREATE TABLE event (
+    event_id          UUID PRIMARY KEY,
+    seq               BIGINT GENERATED ALWAYS AS IDENTITY (CACHE 1000),
+    workspace_id      UUID NOT NULL,
+    source_id         UUID NOT NULL,
+    received_ms       BIGINT NOT NULL,
+    method            TEXT NOT NULL,
+    path              TEXT NOT NULL,
+    query             TEXT,
+    headers           BYTEA NOT NULL,
+    body              BYTEA NOT NULL,
+    event_type        TEXT,
+    provider_event_id TEXT,
+    verified_by       UUID,
+    duplicate_of      UUID
+);
+-- The list of a workspace, newest first.
+CREATE INDEX event_of_workspace ON event (workspace_id, event_id);
+
+CREATE TABLE delivery (
+    delivery_id     UUID PRIMARY KEY,
+    workspace_id    UUID NOT NULL,
+    event_id        UUID NOT NULL,
+    subscription_id UUID NOT NULL,
+    revision        BIGINT NOT NULL,
+    destination_id  UUID NOT NULL,
+    output          BIGINT NOT NULL,
+    webhook_id      UUID NOT NULL,
+    status          TEXT NOT NULL CHECK (status IN ('pending', 'held', 'leased', 'delivered', 'failed', 'dropped', 'cancelled')),
+    attempts        BIGINT NOT NULL,
+    failures        BIGINT NOT NULL,
+    next_attempt_ms BIGINT,
+    lease_owner     UUID,
+    started_ms      BIGINT,
+    created_ms      BIGINT NOT NULL,
+    finished_ms     BIGINT,
+    last_status     BIGINT,
+    last_error      TEXT
+);
+CREATE INDEX delivery_of_workspace ON delivery (workspace_id, delivery_id);
+CREATE INDEX delivery_of_event ON delivery (event_id);
+-- What is due, per destination, so that one destination's backlog never stands before another's.
+CREATE INDEX delivery_due ON delivery (destination_id, next_attempt_ms) WHERE status = 'pending';
+-- What a worker that died had in hand.
+CREATE INDEX delivery_leased ON delivery (lease_owner) WHERE status = 'leased';
+CREATE INDEX delivery_held ON delivery (destination_id) WHERE status = 'held';
+
+-- A row is written when an attempt ends. The attempt under way is the leased delivery itself:
+-- its number, its owner and when it started are committed before the request is sent.
+CREATE TABLE attempt (
+    delivery_id        UUID NOT NULL,
+    number             BIGINT NOT NULL,
+    attempt_id         UUID NOT NULL,
+    started_ms         BIGINT NOT NULL,
+    finished_ms        BIGINT NOT NULL,
+    state              TEXT NOT NULL CHECK (state IN ('succeeded', 'failed', 'interrupted', 'superseded')),
+    status_code        BIGINT,
+    error_code         TEXT,
+    error              TEXT,
+    address            TEXT,
+    timings            TEXT,
+    response_headers   BYTEA,
+    response_body      BYTEA,
+    response_truncated BOOLEAN NOT NULL,
+    PRIMARY KEY (delivery_id, number)
+);
+
+-- A worker's lease covers everything it holds: deliveries and slots end with it.
+CREATE TABLE worker (
+    worker_id  UUID PRIMARY KEY,
+    name       TEXT NOT NULL,
+    started_ms BIGINT NOT NULL,
+    expires_ms BIGINT NOT NULL
+);
+
+-- How many requests a worker may have open to a destination; the sum over workers is its concurrency.
+CREATE TABLE slot (
+    destination_id UUID NOT NULL,
+    worker_id      UUID NOT NULL,
+    held           BIGINT NOT NULL,
+    PRIMARY KEY (destination_id, worker_id)
+);
+CREATE INDEX slot_of_worker ON slot (worker_id);
+
+CREATE TABLE rejection (
+    rejection_id UUID PRIMARY KEY,
+    workspace_id UUID NOT NULL,
+    source_id    UUID NOT NULL,
+    received_ms  BIGINT NOT NULL,
+    method       TEXT NOT NULL,
+    path         TEXT NOT NULL,
+    query        TEXT,
+    headers      BYTEA NOT NULL,
+    body         BYTEA NOT NULL,
+    body_bytes   BIGINT NOT NULL,
+    status       BIGINT NOT NULL,
+    code         TEXT NOT NULL,
+    detail       TEXT NOT NULL
+);
+CREATE INDEX rejection_of_workspace ON rejection (workspace_id, rejection_id);
+CREATE INDEX rejection_of_source ON rejection (source_id, rejection_id);
+
+-- What an inspector destination received.
+CREATE TABLE inspection (
+    inspection_id  UUID PRIMARY KEY,
+    destination_id UUID NOT NULL,
+    delivery_id    UUID NOT NULL,
+    received_ms    BIGINT NOT NULL,
+    headers        BYTEA NOT NULL,
+    body           BYTEA NOT NULL
+);
+CREATE INDEX inspection_of_destination ON inspection (destination_id, inspection_id);
+
+-- Messages that could not be decoded: kept for a person, never requeued for ever.
+CREATE TABLE parked_message (
+    parked_id   UUID PRIMARY KEY,
+    queue       TEXT NOT NULL,
+    reason      TEXT NOT NULL,
+    payload     BYTEA NOT NULL,
+    received_ms BIGINT NOT NULL
+);

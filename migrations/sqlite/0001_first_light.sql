@@ -1,0 +1,280 @@
+-- Times are unix milliseconds; ids are UUIDv7. Texts that hold JSON are TEXT: they are read whole.
+
+CREATE TABLE setting (
+    name       TEXT PRIMARY KEY,
+    value      TEXT NOT NULL,
+    updated_ms INTEGER NOT NULL
+) STRICT;
+
+CREATE TABLE user_account (
+    user_id       BLOB PRIMARY KEY,
+    email         TEXT NOT NULL,
+    email_key     TEXT NOT NULL UNIQUE,
+    username      TEXT NOT NULL,
+    username_key  TEXT NOT NULL UNIQUE,
+    password_hash TEXT NOT NULL,
+    status        TEXT NOT NULL CHECK (status IN ('active', 'disabled')),
+    created_ms    INTEGER NOT NULL
+) STRICT;
+
+CREATE TABLE workspace (
+    workspace_id BLOB PRIMARY KEY,
+    name         TEXT NOT NULL,
+    created_ms   INTEGER NOT NULL
+) STRICT;
+
+CREATE TABLE membership (
+    workspace_id BLOB NOT NULL REFERENCES workspace ON DELETE CASCADE,
+    user_id      BLOB NOT NULL REFERENCES user_account ON DELETE CASCADE,
+    role         TEXT NOT NULL CHECK (role IN ('owner', 'admin', 'member', 'viewer')),
+    created_ms   INTEGER NOT NULL,
+    PRIMARY KEY (workspace_id, user_id)
+) STRICT;
+CREATE INDEX membership_of_user ON membership (user_id);
+
+CREATE TABLE session (
+    session_id   BLOB PRIMARY KEY,
+    token_hash   BLOB NOT NULL UNIQUE,
+    user_id      BLOB NOT NULL REFERENCES user_account ON DELETE CASCADE,
+    workspace_id BLOB NOT NULL REFERENCES workspace ON DELETE CASCADE,
+    user_agent   TEXT NOT NULL,
+    created_ms   INTEGER NOT NULL,
+    last_used_ms INTEGER NOT NULL,
+    expires_ms   INTEGER NOT NULL
+) STRICT;
+CREATE INDEX session_of_user ON session (user_id);
+
+CREATE TABLE api_key (
+    api_key_id   BLOB PRIMARY KEY,
+    workspace_id BLOB NOT NULL REFERENCES workspace ON DELETE CASCADE,
+    user_id      BLOB NOT NULL REFERENCES user_account ON DELETE CASCADE,
+    name         TEXT NOT NULL,
+    key_prefix   TEXT NOT NULL,
+    last4        TEXT NOT NULL,
+    key_hash     BLOB NOT NULL UNIQUE,
+    scopes       TEXT NOT NULL,
+    created_ms   INTEGER NOT NULL,
+    expires_ms   INTEGER,
+    last_used_ms INTEGER,
+    revoked_ms   INTEGER
+) STRICT;
+CREATE INDEX api_key_of_workspace ON api_key (workspace_id, api_key_id);
+
+-- Failed log-ins by account and by address; rows vanish once they are stale.
+CREATE TABLE login_throttle (
+    subject       TEXT PRIMARY KEY,
+    failures      INTEGER NOT NULL,
+    blocked_until INTEGER NOT NULL,
+    updated_ms    INTEGER NOT NULL
+) STRICT;
+
+CREATE TABLE idempotency (
+    workspace_id BLOB NOT NULL REFERENCES workspace ON DELETE CASCADE,
+    idem_key     TEXT NOT NULL,
+    fingerprint  BLOB NOT NULL,
+    status       INTEGER,
+    response     BLOB,
+    created_ms   INTEGER NOT NULL,
+    PRIMARY KEY (workspace_id, idem_key)
+) STRICT;
+CREATE INDEX idempotency_by_age ON idempotency (created_ms);
+
+CREATE TABLE source (
+    source_id       BLOB PRIMARY KEY,
+    workspace_id    BLOB NOT NULL REFERENCES workspace ON DELETE CASCADE,
+    name            TEXT NOT NULL,
+    source_key      TEXT NOT NULL UNIQUE,
+    provider        TEXT NOT NULL,
+    scheme          TEXT NOT NULL,
+    methods         TEXT NOT NULL,
+    enabled         INTEGER NOT NULL,
+    max_body_bytes  INTEGER NOT NULL,
+    response_status INTEGER NOT NULL,
+    response_body   TEXT,
+    version         INTEGER NOT NULL,
+    created_ms      INTEGER NOT NULL,
+    updated_ms      INTEGER NOT NULL
+) STRICT;
+CREATE INDEX source_of_workspace ON source (workspace_id, source_id);
+
+CREATE TABLE source_secret (
+    secret_id    BLOB PRIMARY KEY,
+    source_id    BLOB NOT NULL REFERENCES source ON DELETE CASCADE,
+    label        TEXT NOT NULL,
+    hint         TEXT NOT NULL,
+    ciphertext   BLOB NOT NULL,
+    created_ms   INTEGER NOT NULL,
+    not_after_ms INTEGER,
+    last_used_ms INTEGER
+) STRICT;
+CREATE INDEX source_secret_of_source ON source_secret (source_id);
+
+CREATE TABLE destination (
+    destination_id     BLOB PRIMARY KEY,
+    workspace_id       BLOB NOT NULL REFERENCES workspace ON DELETE CASCADE,
+    name               TEXT NOT NULL,
+    kind               TEXT NOT NULL CHECK (kind IN ('http', 'inspector')),
+    url                TEXT,
+    enabled            INTEGER NOT NULL,
+    concurrency        INTEGER NOT NULL,
+    timeout_ms         INTEGER NOT NULL,
+    signing_secret     BLOB NOT NULL,
+    inspector_status   INTEGER NOT NULL,
+    inspector_delay_ms INTEGER NOT NULL,
+    version            INTEGER NOT NULL,
+    created_ms         INTEGER NOT NULL,
+    updated_ms         INTEGER NOT NULL
+) STRICT;
+CREATE INDEX destination_of_workspace ON destination (workspace_id, destination_id);
+
+CREATE TABLE subscription (
+    subscription_id BLOB PRIMARY KEY,
+    workspace_id    BLOB NOT NULL REFERENCES workspace ON DELETE CASCADE,
+    source_id       BLOB NOT NULL REFERENCES source ON DELETE CASCADE,
+    destination_id  BLOB NOT NULL REFERENCES destination ON DELETE CASCADE,
+    name            TEXT NOT NULL,
+    enabled         INTEGER NOT NULL,
+    revision        INTEGER NOT NULL,
+    version         INTEGER NOT NULL,
+    created_ms      INTEGER NOT NULL,
+    updated_ms      INTEGER NOT NULL
+) STRICT;
+CREATE INDEX subscription_of_workspace ON subscription (workspace_id, subscription_id);
+CREATE INDEX subscription_of_source ON subscription (source_id);
+CREATE INDEX subscription_of_destination ON subscription (destination_id);
+
+-- The rules of a subscription never change in place: a delivery names the revision it was made by.
+CREATE TABLE subscription_revision (
+    subscription_id BLOB NOT NULL REFERENCES subscription ON DELETE CASCADE,
+    revision        INTEGER NOT NULL,
+    retry_schedule  TEXT,
+    filter          TEXT,
+    transform       TEXT,
+    created_by      BLOB,
+    created_ms      INTEGER NOT NULL,
+    PRIMARY KEY (subscription_id, revision)
+) STRICT;
+
+-- Events, deliveries and attempts carry no foreign keys: they are written in bulk and removed by age.
+-- Every key begins with a UUIDv7, so each table can be partitioned by range of its own key.
+CREATE TABLE event (
+    seq               INTEGER PRIMARY KEY AUTOINCREMENT,
+    event_id          BLOB NOT NULL UNIQUE,
+    workspace_id      BLOB NOT NULL,
+    source_id         BLOB NOT NULL,
+    received_ms       INTEGER NOT NULL,
+    method            TEXT NOT NULL,
+    path              TEXT NOT NULL,
+    query             TEXT,
+    headers           BLOB NOT NULL,
+    body              BLOB NOT NULL,
+    event_type        TEXT,
+    provider_event_id TEXT,
+    verified_by       BLOB,
+    duplicate_of      BLOB
+) STRICT;
+-- The list of a workspace, newest first.
+CREATE INDEX event_of_workspace ON event (workspace_id, event_id);
+
+CREATE TABLE delivery (
+    delivery_id     BLOB PRIMARY KEY,
+    workspace_id    BLOB NOT NULL,
+    event_id        BLOB NOT NULL,
+    subscription_id BLOB NOT NULL,
+    revision        INTEGER NOT NULL,
+    destination_id  BLOB NOT NULL,
+    output          INTEGER NOT NULL,
+    webhook_id      BLOB NOT NULL,
+    status          TEXT NOT NULL CHECK (status IN ('pending', 'held', 'leased', 'delivered', 'failed', 'dropped', 'cancelled')),
+    attempts        INTEGER NOT NULL,
+    failures        INTEGER NOT NULL,
+    next_attempt_ms INTEGER,
+    lease_owner     BLOB,
+    started_ms      INTEGER,
+    created_ms      INTEGER NOT NULL,
+    finished_ms     INTEGER,
+    last_status     INTEGER,
+    last_error      TEXT
+) STRICT;
+CREATE INDEX delivery_of_workspace ON delivery (workspace_id, delivery_id);
+CREATE INDEX delivery_of_event ON delivery (event_id);
+-- What is due, per destination, so that one destination's backlog never stands before another's.
+CREATE INDEX delivery_due ON delivery (destination_id, next_attempt_ms) WHERE status = 'pending';
+-- What a worker that died had in hand.
+CREATE INDEX delivery_leased ON delivery (lease_owner) WHERE status = 'leased';
+CREATE INDEX delivery_held ON delivery (destination_id) WHERE status = 'held';
+
+-- A row is written when an attempt ends. The attempt under way is the leased delivery itself:
+-- its number, its owner and when it started are committed before the request is sent.
+CREATE TABLE attempt (
+    delivery_id        BLOB NOT NULL,
+    number             INTEGER NOT NULL,
+    attempt_id         BLOB NOT NULL,
+    started_ms         INTEGER NOT NULL,
+    finished_ms        INTEGER NOT NULL,
+    state              TEXT NOT NULL CHECK (state IN ('succeeded', 'failed', 'interrupted', 'superseded')),
+    status_code        INTEGER,
+    error_code         TEXT,
+    error              TEXT,
+    address            TEXT,
+    timings            TEXT,
+    response_headers   BLOB,
+    response_body      BLOB,
+    response_truncated INTEGER NOT NULL,
+    PRIMARY KEY (delivery_id, number)
+) STRICT;
+
+-- A worker's lease covers everything it holds: deliveries and slots end with it.
+CREATE TABLE worker (
+    worker_id  BLOB PRIMARY KEY,
+    name       TEXT NOT NULL,
+    started_ms INTEGER NOT NULL,
+    expires_ms INTEGER NOT NULL
+) STRICT;
+
+-- How many requests a worker may have open to a destination; the sum over workers is its concurrency.
+CREATE TABLE slot (
+    destination_id BLOB NOT NULL,
+    worker_id      BLOB NOT NULL,
+    held           INTEGER NOT NULL,
+    PRIMARY KEY (destination_id, worker_id)
+) STRICT;
+CREATE INDEX slot_of_worker ON slot (worker_id);
+
+CREATE TABLE rejection (
+    rejection_id BLOB PRIMARY KEY,
+    workspace_id BLOB NOT NULL,
+    source_id    BLOB NOT NULL,
+    received_ms  INTEGER NOT NULL,
+    method       TEXT NOT NULL,
+    path         TEXT NOT NULL,
+    query        TEXT,
+    headers      BLOB NOT NULL,
+    body         BLOB NOT NULL,
+    body_bytes   INTEGER NOT NULL,
+    status       INTEGER NOT NULL,
+    code         TEXT NOT NULL,
+    detail       TEXT NOT NULL
+) STRICT;
+CREATE INDEX rejection_of_workspace ON rejection (workspace_id, rejection_id);
+CREATE INDEX rejection_of_source ON rejection (source_id, rejection_id);
+
+-- What an inspector destination received.
+CREATE TABLE inspection (
+    inspection_id  BLOB PRIMARY KEY,
+    destination_id BLOB NOT NULL,
+    delivery_id    BLOB NOT NULL,
+    received_ms    INTEGER NOT NULL,
+    headers        BLOB NOT NULL,
+    body           BLOB NOT NULL
+) STRICT;
+CREATE INDEX inspection_of_destination ON inspection (destination_id, inspection_id);
+
+-- Messages that could not be decoded: kept for a person, never requeued for ever.
+CREATE TABLE parked_message (
+    parked_id   BLOB PRIMARY KEY,
+    queue       TEXT NOT NULL,
+    reason      TEXT NOT NULL,
+    payload     BLOB NOT NULL,
+    received_ms INTEGER NOT NULL
+) STRICT;

@@ -1,0 +1,196 @@
+//! The configuration of all workspaces in memory: an immutable snapshot that every request and every worker reads.
+//!
+//! Changes are told by the store (LISTEN/NOTIFY on Postgres, in-process on SQLite) and only changed rows are read again;
+//! after a lost connection, and every half minute, everything is. The receiving path never asks the database, with one
+//! bounded exception: [`Catalog::source`] looks an unknown key up once before it is called unknown.
+
+mod entries;
+mod refresh;
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use tokio::sync::Semaphore;
+
+pub use entries::{Destination, DestinationKind, Source, Subscription};
+
+use crate::clock::Millis;
+use crate::id::{DestinationId, SourceId, SubscriptionId};
+use crate::store::{CatalogChange, Store};
+use crate::vault::Vault;
+use crate::verify::Providers;
+
+/// How long an unknown key stays unknown without asking the store again.
+const UNKNOWN_FOR: Duration = Duration::from_secs(1);
+/// Unknown keys remembered at once.
+const UNKNOWN_MAX: usize = 10_000;
+/// How long a sender waits for the look-up of an unknown key.
+const LOOK_UP: Duration = Duration::from_millis(500);
+
+/// Everything that is configured, at one moment.
+#[derive(Debug, Default, Clone)]
+pub struct Snapshot {
+    sources: HashMap<SourceId, Arc<Source>>,
+    source_by_key: HashMap<String, Arc<Source>>,
+    destinations: HashMap<DestinationId, Arc<Destination>>,
+    subscriptions: HashMap<SubscriptionId, Arc<Subscription>>,
+    by_source: HashMap<SourceId, Vec<Arc<Subscription>>>,
+}
+
+impl Snapshot {
+    /// The source with this key.
+    pub fn source_by_key(&self, key: &str) -> Option<&Arc<Source>> {
+        self.source_by_key.get(key)
+    }
+
+    /// The source with this id.
+    pub fn source(&self, id: SourceId) -> Option<&Arc<Source>> {
+        self.sources.get(&id)
+    }
+
+    /// The destination with this id.
+    pub fn destination(&self, id: DestinationId) -> Option<&Arc<Destination>> {
+        self.destinations.get(&id)
+    }
+
+    /// All destinations.
+    pub fn destinations(&self) -> impl Iterator<Item = &Arc<Destination>> {
+        self.destinations.values()
+    }
+
+    /// The subscription with this id.
+    pub fn subscription(&self, id: SubscriptionId) -> Option<&Arc<Subscription>> {
+        self.subscriptions.get(&id)
+    }
+
+    /// The subscriptions of a source, in the order of their creation.
+    pub fn subscriptions_of(&self, source: SourceId) -> &[Arc<Subscription>] {
+        self.by_source.get(&source).map_or(&[], Vec::as_slice)
+    }
+
+    fn put_source(&mut self, id: SourceId, source: Option<Source>) {
+        if let Some(old) = self.sources.remove(&id) {
+            self.source_by_key.remove(&old.key);
+        }
+        if let Some(source) = source.map(Arc::new) {
+            self.source_by_key.insert(source.key.clone(), source.clone());
+            self.sources.insert(id, source);
+        }
+    }
+
+    fn put_destination(&mut self, id: DestinationId, destination: Option<Destination>) {
+        match destination {
+            Some(destination) => self.destinations.insert(id, Arc::new(destination)),
+            None => self.destinations.remove(&id),
+        };
+    }
+
+    fn put_subscription(&mut self, id: SubscriptionId, subscription: Option<Subscription>) {
+        if let Some(old) = self.subscriptions.remove(&id)
+            && let Some(list) = self.by_source.get_mut(&old.source_id)
+        {
+            list.retain(|s| s.id != id);
+        }
+        if let Some(subscription) = subscription.map(Arc::new) {
+            let list = self.by_source.entry(subscription.source_id).or_default();
+            list.push(subscription.clone());
+            list.sort_by_key(|s| s.id);
+            self.subscriptions.insert(id, subscription);
+        }
+    }
+}
+
+struct Inner {
+    snapshot: ArcSwap<Snapshot>,
+    store: Store,
+    vault: Vault,
+    providers: Arc<Providers>,
+    /// Only one change is built at a time, so that none is lost.
+    building: tokio::sync::Mutex<()>,
+    unknown: Mutex<HashMap<String, Instant>>,
+    look_ups: Semaphore,
+    synced_ms: AtomicI64,
+}
+
+/// The catalog. Cheap to clone.
+#[derive(Clone)]
+pub struct Catalog {
+    inner: Arc<Inner>,
+}
+
+impl Catalog {
+    /// Reads everything and keeps it fresh from then on.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn start(store: Store, vault: Vault, providers: Arc<Providers>) -> sqlx::Result<Self> {
+        let inner = Inner {
+            snapshot: ArcSwap::default(),
+            store,
+            vault,
+            providers,
+            building: tokio::sync::Mutex::default(),
+            unknown: Mutex::default(),
+            look_ups: Semaphore::new(4),
+            synced_ms: AtomicI64::new(0),
+        };
+        let catalog = Self { inner: Arc::new(inner) };
+        // Listening begins before the first reading, so that no change falls between them.
+        let changes = refresh::listen(&catalog.inner.store).await?;
+        catalog.reload().await?;
+        tokio::spawn(refresh::keep_fresh(catalog.clone(), changes));
+        Ok(catalog)
+    }
+
+    /// The configuration at this moment.
+    pub fn snapshot(&self) -> arc_swap::Guard<Arc<Snapshot>> {
+        self.inner.snapshot.load()
+    }
+
+    /// When the catalog last was known to be whole.
+    pub fn synced_ms(&self) -> Millis {
+        self.inner.synced_ms.load(Ordering::Relaxed)
+    }
+
+    /// The source with this key; an unknown key is looked up in the store once a second at most, by four senders at
+    /// most, and is unknown while the store does not answer.
+    pub async fn source(&self, key: &str) -> Option<Arc<Source>> {
+        if let Some(source) = self.inner.snapshot.load().source_by_key(key) {
+            return Some(source.clone());
+        }
+        // What cannot be a key is not worth a question.
+        if crate::id::decode(key).is_err() || self.known_unknown(key) {
+            return None;
+        }
+        let _permit = self.inner.look_ups.try_acquire().ok()?;
+        let row = tokio::time::timeout(LOOK_UP, self.inner.store.source_row_by_key(key)).await;
+        match row {
+            Ok(Ok(Some(row))) => {
+                let id = row.source_id.into();
+                self.apply(&[CatalogChange::Source(id)]).await.ok()?;
+                self.inner.snapshot.load().source_by_key(key).cloned()
+            }
+            Ok(Ok(None)) => {
+                self.remember_unknown(key);
+                None
+            }
+            Ok(Err(_)) | Err(_) => None,
+        }
+    }
+
+    fn known_unknown(&self, key: &str) -> bool {
+        let unknown = self.inner.unknown.lock().unwrap_or_else(PoisonError::into_inner);
+        unknown.get(key).is_some_and(|since| since.elapsed() < UNKNOWN_FOR)
+    }
+
+    fn remember_unknown(&self, key: &str) {
+        let mut unknown = self.inner.unknown.lock().unwrap_or_else(PoisonError::into_inner);
+        if unknown.len() >= UNKNOWN_MAX {
+            unknown.clear();
+        }
+        unknown.insert(key.to_owned(), Instant::now());
+    }
+}

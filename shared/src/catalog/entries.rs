@@ -1,0 +1,180 @@
+//! What the catalog holds, ready for use: schemes compiled, secrets opened, URLs parsed.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Method, Uri};
+use secrecy::ExposeSecret as _;
+
+use crate::egress::to_uri;
+use crate::id::{DestinationId, SourceId, SubscriptionId, WorkspaceId};
+use crate::model::RetrySchedule;
+use crate::signing::SigningSecret;
+use crate::store::{DestinationRow, SecretRow, SourceRow, SubscriptionRow};
+use crate::vault::Vault;
+use crate::verify::{Credentials, FactRules, Providers, Scheme, Secret, Verifier};
+
+/// A source, ready to receive.
+pub struct Source {
+    /// Its id.
+    pub id: SourceId,
+    /// The owner.
+    pub workspace_id: WorkspaceId,
+    /// For people.
+    pub name: String,
+    /// The last part of its address.
+    pub key: String,
+    /// Whether it takes anything.
+    pub enabled: bool,
+    /// Methods it takes.
+    pub methods: Vec<Method>,
+    /// The largest body.
+    pub max_body_bytes: usize,
+    /// The status of an accepting answer.
+    pub response_status: http::StatusCode,
+    /// The body of an accepting answer, if not the event's id.
+    pub response_body: Option<bytes::Bytes>,
+    /// Proves the sender; or why it cannot be done, and then nothing is accepted.
+    pub verifier: Result<Verifier, String>,
+    /// Where the sender's credentials travel: masked before anything is kept, even if nothing can be verified.
+    pub credentials: Credentials,
+    /// Where the event's id and type are.
+    pub facts: FactRules,
+}
+
+impl std::fmt::Debug for Source {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Source").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+/// What a destination is.
+#[derive(Debug, Clone)]
+pub enum DestinationKind {
+    /// A receiver on the network.
+    Http(Uri),
+    /// Kept by ourselves and answered as set.
+    Inspector {
+        /// The answer's status.
+        status: u16,
+        /// How long it takes.
+        delay: Duration,
+    },
+}
+
+/// A destination, ready to be sent to.
+#[derive(Debug)]
+pub struct Destination {
+    /// Its id.
+    pub id: DestinationId,
+    /// The owner.
+    pub workspace_id: WorkspaceId,
+    /// What it is; or why nothing can be sent there.
+    pub kind: Result<DestinationKind, String>,
+    /// Whether deliveries go out.
+    pub enabled: bool,
+    /// Requests at once, over all workers.
+    pub concurrency: i64,
+    /// How long an attempt may take.
+    pub timeout: Duration,
+    /// What outgoing requests are signed with.
+    pub signing: Vec<SigningSecret>,
+}
+
+/// A subscription with its current rules.
+#[derive(Debug)]
+pub struct Subscription {
+    /// Its id.
+    pub id: SubscriptionId,
+    /// The owner.
+    pub workspace_id: WorkspaceId,
+    /// From.
+    pub source_id: SourceId,
+    /// To.
+    pub destination_id: DestinationId,
+    /// Whether it makes deliveries.
+    pub enabled: bool,
+    /// The current revision.
+    pub revision: i64,
+    /// When a failed delivery is tried again.
+    pub schedule: Arc<RetrySchedule>,
+}
+
+pub(super) fn source(row: SourceRow, secrets: &[SecretRow], vault: &Vault, providers: &Providers) -> Source {
+    let provider = providers.get(&row.provider);
+    let scheme: Result<Scheme, String> =
+        serde_json::from_str(&row.scheme).map_err(|error| format!("the stored scheme: {error}"));
+    Source {
+        id: row.source_id.into(),
+        workspace_id: row.workspace_id.into(),
+        credentials: scheme.as_ref().map(Scheme::credentials).unwrap_or_default(),
+        verifier: scheme.and_then(|scheme| verifier(&scheme, secrets, vault)),
+        facts: provider.map(|p| p.facts.clone()).unwrap_or_default(),
+        name: row.name,
+        key: row.source_key,
+        enabled: row.enabled,
+        methods: row.methods.split(' ').filter_map(|method| method.parse().ok()).collect(),
+        max_body_bytes: usize::try_from(row.max_body_bytes).unwrap_or(0),
+        response_status: u16::try_from(row.response_status)
+            .ok()
+            .and_then(|status| http::StatusCode::from_u16(status).ok())
+            .unwrap_or(http::StatusCode::OK),
+        response_body: row.response_body.map(bytes::Bytes::from),
+    }
+}
+
+fn verifier(scheme: &Scheme, secrets: &[SecretRow], vault: &Vault) -> Result<Verifier, String> {
+    let mut opened = Vec::with_capacity(secrets.len());
+    for secret in secrets {
+        let value = vault.open(secret.secret_id, &secret.ciphertext).map_err(|error| error.to_string())?;
+        opened.push(Secret { id: secret.secret_id, label: secret.label.clone(), value, not_after: secret.not_after_ms });
+    }
+    Verifier::new(scheme, opened).map_err(|error| error.to_string())
+}
+
+pub(super) fn destination(row: DestinationRow, vault: &Vault) -> Destination {
+    let signing = vault
+        .open(row.destination_id, &row.signing_secret)
+        .map_err(|error| error.to_string())
+        .and_then(|secret| SigningSecret::parse(secret.expose_secret()).map_err(|error| error.to_string()));
+    let (signing, broken) = match signing {
+        Ok(secret) => (vec![secret], None),
+        Err(error) => (vec![], Some(error)),
+    };
+    Destination {
+        id: row.destination_id.into(),
+        workspace_id: row.workspace_id.into(),
+        kind: broken.map_or_else(|| kind(&row), Err),
+        enabled: row.enabled,
+        concurrency: row.concurrency,
+        timeout: Duration::from_millis(row.timeout_ms.max(1).unsigned_abs()),
+        signing,
+    }
+}
+
+fn kind(row: &DestinationRow) -> Result<DestinationKind, String> {
+    if row.kind == "inspector" {
+        let status = u16::try_from(row.inspector_status).unwrap_or(200);
+        let delay = Duration::from_millis(row.inspector_delay_ms.max(0).unsigned_abs());
+        return Ok(DestinationKind::Inspector { status, delay });
+    }
+    let url = row.url.as_deref().unwrap_or_default();
+    let url = url::Url::parse(url).map_err(|error| format!("the stored URL: {error}"))?;
+    to_uri(&url).map(DestinationKind::Http).map_err(|error| format!("the stored URL: {error}"))
+}
+
+pub(super) fn subscription(row: SubscriptionRow) -> Subscription {
+    let own = row.retry_schedule.as_deref().and_then(|text| {
+        let waits: Vec<u64> = serde_json::from_str(text).ok()?;
+        RetrySchedule::from_seconds(&waits).ok()
+    });
+    Subscription {
+        id: row.subscription_id.into(),
+        workspace_id: row.workspace_id.into(),
+        source_id: row.source_id.into(),
+        destination_id: row.destination_id.into(),
+        enabled: row.enabled,
+        revision: row.revision,
+        schedule: Arc::new(own.unwrap_or_default()),
+    }
+}

@@ -1,0 +1,55 @@
+//! Header lines as one block of bytes: `name: value\r\n`, in order, duplicates included.
+//!
+//! Values may hold any byte that HTTP allows, not only UTF-8; the block keeps them as they came.
+
+use http::header::{HeaderMap, HeaderName, HeaderValue};
+
+/// Counts the passages of an event through relays like this one, so that a loop ends.
+pub const HOPS: &str = "hookyard-hops";
+
+/// Writes the lines of `headers` as a block.
+pub fn encode(headers: &HeaderMap) -> Vec<u8> {
+    let mut block = Vec::with_capacity(headers.len() * 48);
+    for (name, value) in headers {
+        block.extend_from_slice(name.as_str().as_bytes());
+        block.extend_from_slice(b": ");
+        block.extend_from_slice(value.as_bytes());
+        block.extend_from_slice(b"\r\n");
+    }
+    block
+}
+
+/// The lines of a block: name and value.
+pub fn lines(block: &[u8]) -> impl Iterator<Item = (&str, &[u8])> {
+    block.split_inclusive(|byte| *byte == b'\n').filter_map(|line| {
+        let line = line.strip_suffix(b"\r\n")?;
+        let colon = line.iter().position(|byte| *byte == b':')?;
+        let name = std::str::from_utf8(&line[..colon]).ok()?;
+        Some((name, line.get(colon + 2..).unwrap_or_default()))
+    })
+}
+
+/// Reads a block back; lines that are no header lines are left out.
+pub fn decode(block: &[u8]) -> HeaderMap {
+    lines(block)
+        .filter_map(|(name, value)| {
+            Some((HeaderName::from_bytes(name.as_bytes()).ok()?, HeaderValue::from_bytes(value).ok()?))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn order_duplicates_and_foreign_bytes_survive() {
+        let mut headers = HeaderMap::new();
+        headers.append("x-b", HeaderValue::from_bytes(b"caf\xe9").unwrap());
+        headers.append("x-a", HeaderValue::from_static("1"));
+        headers.append("x-b", HeaderValue::from_static(""));
+        let block = encode(&headers);
+        assert_eq!(decode(&block), headers);
+        assert_eq!(lines(&block).map(|(name, _)| name).collect::<Vec<_>>(), ["x-b", "x-b", "x-a"]);
+    }
+}

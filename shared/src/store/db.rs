@@ -1,0 +1,149 @@
+//! One query text for two engines: a handle, a transaction, and two macros.
+//!
+//! `q!` runs one text (or, where two are needed, `{pg: …, sqlite: …}`) against whichever engine is
+//! configured; `row!` declares what comes back. Neither needs sqlx's derive macros, which would compile
+//! both drivers a second time.
+
+use sqlx::{PgPool, SqlitePool};
+
+use crate::id::{DestinationId, SourceId, SubscriptionId};
+
+/// SQLite's two doors: any number of readers, and the one connection that writes.
+///
+/// A single writing connection is what SQLite has in any case; making it explicit turns lock contention
+/// into a fair queue.
+#[derive(Clone, Debug)]
+pub struct SqlitePools {
+    /// Read-only by use; several connections.
+    pub read: SqlitePool,
+    /// Exactly one connection.
+    pub write: SqlitePool,
+}
+
+/// A handle to the store's database. Cheap to clone.
+#[derive(Clone, Debug)]
+pub enum Db {
+    /// The embedded default.
+    Sqlite(SqlitePools),
+    /// The distributed profile.
+    Pg(PgPool),
+}
+
+/// A transaction on either engine. Dropping it rolls back.
+pub enum Tx {
+    /// `BEGIN IMMEDIATE` on the writing connection.
+    Sqlite(sqlx::SqliteTransaction<'static>),
+    /// An ordinary transaction.
+    Pg(sqlx::PgTransaction<'static>),
+}
+
+/// What changed in the configuration, so that every process can reload just that.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum CatalogChange {
+    /// A source or one of its secrets.
+    Source(SourceId),
+    /// A destination.
+    Destination(DestinationId),
+    /// A subscription.
+    Subscription(SubscriptionId),
+}
+
+impl Db {
+    /// Begins a transaction that may write.
+    ///
+    /// Never call this inside `timeout` or `select!`: sqlx 0.9 can leave a cancelled `begin` open.
+    ///
+    /// # Errors
+    /// When no connection is to be had in time, or the engine refuses.
+    pub async fn begin(&self) -> sqlx::Result<Tx> {
+        Ok(match self {
+            Self::Sqlite(pools) => Tx::Sqlite(pools.write.begin_with("BEGIN IMMEDIATE").await?),
+            Self::Pg(pool) => Tx::Pg(pool.begin().await?),
+        })
+    }
+
+    /// Asks the engine for nothing but an answer.
+    ///
+    /// # Errors
+    /// When the store cannot be reached.
+    pub async fn ping(&self) -> sqlx::Result<()> {
+        crate::q!(self, fetch_one as (i64,), "SELECT CAST(1 AS BIGINT)").map(|_| ())
+    }
+}
+
+impl Tx {
+    /// Makes the transaction durable.
+    ///
+    /// # Errors
+    /// When the commit fails; whether it happened is then unknown if the connection was lost.
+    pub async fn commit(self) -> sqlx::Result<()> {
+        match self {
+            Self::Sqlite(tx) => tx.commit().await,
+            Self::Pg(tx) => tx.commit().await,
+        }
+    }
+}
+
+/// Whether a failed statement may succeed when the whole transaction is tried again: deadlock,
+/// serialisation failure, or a busy SQLite file.
+pub fn is_retryable(error: &sqlx::Error) -> bool {
+    let Some(code) = error.as_database_error().and_then(sqlx::error::DatabaseError::code) else { return false };
+    matches!(code.as_ref(), "40P01" | "40001" | "5" | "517")
+}
+
+/// Whether a statement failed on a unique key. SQLite does not name the constraint, so callers decide by
+/// statement.
+pub fn is_unique_violation(error: &sqlx::Error) -> bool {
+    error.as_database_error().is_some_and(sqlx::error::DatabaseError::is_unique_violation)
+}
+
+/// Declares a struct and how it is read from a row of either engine, column by field name.
+#[macro_export]
+macro_rules! row {
+    ($(#[$meta:meta])* $v:vis struct $n:ident { $($(#[$fmeta:meta])* $f:ident : $t:ty),* $(,)? }) => {
+        $(#[$meta])* $v struct $n { $($(#[$fmeta])* pub $f: $t),* }
+        $crate::row!(@imp $n, sqlx::sqlite::SqliteRow, $($f),*);
+        $crate::row!(@imp $n, sqlx::postgres::PgRow, $($f),*);
+    };
+    (@imp $n:ident, $r:ty, $($f:ident),*) => {
+        impl<'r> sqlx::FromRow<'r, $r> for $n {
+            fn from_row(r: &'r $r) -> sqlx::Result<Self> {
+                use sqlx::Row as _;
+                Ok(Self { $($f: r.try_get(stringify!($f))?),* })
+            }
+        }
+    };
+}
+
+/// Runs one query: `q!(&db, fetch_optional as Row, "SELECT … $1", a)`,
+/// `q!(tx &mut tx, execute, "UPDATE …", a)`, or with `{pg: "…", sqlite: "…"}` in place of the text.
+///
+/// On a handle, `execute` uses SQLite's writing connection and every `fetch_…` a reading one; a statement
+/// that writes and returns rows therefore belongs in a transaction.
+#[macro_export]
+macro_rules! q {
+    (tx $t:expr, $($r:tt)*) => {
+        match $t {
+            $crate::store::Tx::Sqlite(c) => $crate::q!(@s (&mut **c), $($r)*),
+            $crate::store::Tx::Pg(c) => $crate::q!(@p (&mut **c), $($r)*),
+        }
+    };
+    (@s $e:tt, $m:ident $(as $row:ty)?, {pg: $p:expr, sqlite: $s:expr} $(, $b:expr)* $(,)?) => { $crate::q!(@x $e, $m $(as $row)?, $s $(, $b)*) };
+    (@p $e:tt, $m:ident $(as $row:ty)?, {pg: $p:expr, sqlite: $s:expr} $(, $b:expr)* $(,)?) => { $crate::q!(@x $e, $m $(as $row)?, $p $(, $b)*) };
+    (@s $e:tt, $($r:tt)*) => { $crate::q!(@x $e, $($r)*) };
+    (@p $e:tt, $($r:tt)*) => { $crate::q!(@x $e, $($r)*) };
+    (@x $e:tt, execute, $sql:expr $(, $b:expr)* $(,)?) => { sqlx::query($sql)$(.bind($b))*.execute($e).await.map(|r| r.rows_affected()) };
+    (@x $e:tt, $m:ident as $row:ty, $sql:expr $(, $b:expr)* $(,)?) => { sqlx::query_as::<_, $row>($sql)$(.bind($b))*.$m($e).await };
+    ($db:expr, execute, $($r:tt)*) => {
+        match $db {
+            $crate::store::Db::Sqlite(c) => $crate::q!(@s (&c.write), execute, $($r)*),
+            $crate::store::Db::Pg(c) => $crate::q!(@p c, execute, $($r)*),
+        }
+    };
+    ($db:expr, $($r:tt)*) => {
+        match $db {
+            $crate::store::Db::Sqlite(c) => $crate::q!(@s (&c.read), $($r)*),
+            $crate::store::Db::Pg(c) => $crate::q!(@p c, $($r)*),
+        }
+    };
+}

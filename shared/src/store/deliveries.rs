@@ -1,0 +1,373 @@
+//! Deliveries and attempts on record, and what a person may do with a delivery.
+
+use uuid::Uuid;
+
+use super::{Store, Tx};
+use crate::clock::Millis;
+use crate::id::{DeliveryId, DestinationId, EventId, SourceId, SubscriptionId, WorkspaceId};
+use crate::{q, row};
+
+/// Deliveries that one statement cancels.
+const CANCEL_BATCH: i64 = 2_000;
+
+/// The state of a delivery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum DeliveryStatus {
+    /// Due, or waiting for its next attempt.
+    Pending,
+    /// Its destination is disabled.
+    Held,
+    /// An attempt is under way.
+    Leased,
+    /// It arrived.
+    Delivered,
+    /// Given up by rule.
+    Failed,
+    /// A rule left it out.
+    Dropped,
+    /// A person ended it.
+    Cancelled,
+}
+
+impl DeliveryStatus {
+    /// Every state.
+    pub const ALL: [Self; 7] =
+        [Self::Pending, Self::Held, Self::Leased, Self::Delivered, Self::Failed, Self::Dropped, Self::Cancelled];
+
+    /// The name in the store and in the API.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Held => "held",
+            Self::Leased => "leased",
+            Self::Delivered => "delivered",
+            Self::Failed => "failed",
+            Self::Dropped => "dropped",
+            Self::Cancelled => "cancelled",
+        }
+    }
+
+    /// The state of this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|status| status.as_str() == name)
+    }
+}
+
+/// The columns of a row, named: a later migration may add some while this program runs.
+macro_rules! columns {
+    () => {
+        "delivery_id, workspace_id, event_id, subscription_id, revision, destination_id, webhook_id, status, attempts, \
+         failures, next_attempt_ms, started_ms, created_ms, finished_ms, last_status, last_error"
+    };
+}
+
+row! {
+    /// A delivery.
+    #[derive(Debug, Clone, PartialEq, Eq)]
+    pub struct Delivery {
+        /// Its id.
+        delivery_id: Uuid,
+        /// The owner.
+        workspace_id: Uuid,
+        /// Its event.
+        event_id: Uuid,
+        /// Its subscription.
+        subscription_id: Uuid,
+        /// The revision of the subscription's rules.
+        revision: i64,
+        /// Where it goes.
+        destination_id: Uuid,
+        /// What the receiver recognises a repeat by.
+        webhook_id: Uuid,
+        /// Its state.
+        status: String,
+        /// Attempts so far, with the one under way.
+        attempts: i64,
+        /// Failures that count towards giving up.
+        failures: i64,
+        /// When the next attempt is due.
+        next_attempt_ms: Option<i64>,
+        /// When the attempt under way began.
+        started_ms: Option<i64>,
+        /// When it was made.
+        created_ms: i64,
+        /// When it ended.
+        finished_ms: Option<i64>,
+        /// HTTP status of the last answer.
+        last_status: Option<i64>,
+        /// Code of the last error.
+        last_error: Option<String>,
+    }
+}
+
+row! {
+    /// An attempt that ended.
+    #[derive(Debug, Clone, PartialEq, Eq)]
+    pub struct Attempt {
+        /// The delivery.
+        delivery_id: Uuid,
+        /// Counted from 1.
+        number: i64,
+        /// Its id.
+        attempt_id: Uuid,
+        /// When it began.
+        started_ms: i64,
+        /// When it ended.
+        finished_ms: i64,
+        /// `succeeded`, `failed`, `interrupted` or `superseded`.
+        state: String,
+        /// HTTP status, if an answer came.
+        status_code: Option<i64>,
+        /// Stable code of the error.
+        error_code: Option<String>,
+        /// The error in words.
+        error: Option<String>,
+        /// Milliseconds by phase, as JSON.
+        timings: Option<String>,
+        /// Header block of the answer.
+        response_headers: Option<Vec<u8>>,
+        /// The beginning of the answer's body.
+        response_body: Option<Vec<u8>>,
+        /// Whether the body went on.
+        response_truncated: bool,
+    }
+}
+
+/// What a list of deliveries may be narrowed to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct DeliveryFilter {
+    /// Of this event.
+    pub event: Option<EventId>,
+    /// Of events of this source.
+    pub source: Option<SourceId>,
+    /// For this subscription.
+    pub subscription: Option<SubscriptionId>,
+    /// To this destination.
+    pub destination: Option<DestinationId>,
+    /// In this state.
+    pub status: Option<DeliveryStatus>,
+}
+
+/// What became of a wish to change a delivery.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Transition {
+    /// It is as wished now.
+    Done(Box<Delivery>),
+    /// There is no such delivery.
+    NotFound,
+    /// Its state does not allow it.
+    Refused {
+        /// The state it is in.
+        status: String,
+    },
+    /// The subscription or the destination is gone.
+    NowhereToGo,
+}
+
+impl Store {
+    /// The deliveries of a workspace older than the cursor, newest first.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn deliveries(
+        &self,
+        workspace: WorkspaceId,
+        filter: &DeliveryFilter,
+        cursor: Option<Uuid>,
+        limit: i64,
+    ) -> sqlx::Result<Vec<Delivery>> {
+        let cursor = cursor.unwrap_or(Uuid::max());
+        let subscription = filter.subscription.map(|id| id.0);
+        let destination = filter.destination.map(|id| id.0);
+        let status = filter.status.map(DeliveryStatus::as_str);
+        let source = filter.source.map(|id| id.0);
+        // Two texts, because the deliveries of one event have an index of their own.
+        match filter.event {
+            Some(event) => q!(
+                &self.db,
+                fetch_all as Delivery,
+                concat!("SELECT ", columns!(), " FROM delivery WHERE event_id = $6 AND workspace_id = $1 AND delivery_id < $2
+                   AND ($3 IS NULL OR subscription_id = $3) AND ($4 IS NULL OR destination_id = $4)
+                   AND ($5 IS NULL OR status = $5)
+                   AND ($8 IS NULL OR EXISTS (SELECT 1 FROM event AS e WHERE e.event_id = delivery.event_id AND e.source_id = $8))
+                 ORDER BY delivery_id DESC LIMIT $7"),
+                workspace.0,
+                cursor,
+                subscription,
+                destination,
+                status,
+                event.0,
+                limit,
+                source
+            ),
+            None => q!(
+                &self.db,
+                fetch_all as Delivery,
+                concat!("SELECT ", columns!(), " FROM delivery WHERE workspace_id = $1 AND delivery_id < $2
+                   AND ($3 IS NULL OR subscription_id = $3) AND ($4 IS NULL OR destination_id = $4)
+                   AND ($5 IS NULL OR status = $5)
+                   AND ($7 IS NULL OR EXISTS (SELECT 1 FROM event AS e WHERE e.event_id = delivery.event_id AND e.source_id = $7))
+                 ORDER BY delivery_id DESC LIMIT $6"),
+                workspace.0,
+                cursor,
+                subscription,
+                destination,
+                status,
+                limit,
+                source
+            ),
+        }
+    }
+
+    /// One delivery of a workspace.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn delivery(&self, workspace: WorkspaceId, id: DeliveryId) -> sqlx::Result<Option<Delivery>> {
+        q!(
+            &self.db,
+            fetch_optional as Delivery,
+            concat!("SELECT ", columns!(), " FROM delivery WHERE workspace_id = $1 AND delivery_id = $2"),
+            workspace.0,
+            id.0
+        )
+    }
+
+    /// The ended attempts of a workspace's delivery, first to last.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn attempts(&self, workspace: WorkspaceId, id: DeliveryId) -> sqlx::Result<Vec<Attempt>> {
+        q!(
+            &self.db,
+            fetch_all as Attempt,
+            "SELECT a.delivery_id, a.number, a.attempt_id, a.started_ms, a.finished_ms, a.state, a.status_code, a.error_code, a.error,
+                    a.timings, a.response_headers, a.response_body, a.response_truncated
+             FROM attempt AS a JOIN delivery AS d ON d.delivery_id = a.delivery_id
+             WHERE d.workspace_id = $1 AND d.delivery_id = $2 ORDER BY a.number",
+            workspace.0,
+            id.0
+        )
+    }
+
+    /// Makes a delivery due now, with its failures forgotten, unless an attempt is under way or it is held.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn retry_delivery(&self, workspace: WorkspaceId, id: DeliveryId) -> sqlx::Result<Transition> {
+        let now = self.store_now_ms().await?;
+        let mut tx = self.db.begin().await?;
+        let Some(found) = lock(&mut tx, workspace, id).await? else { return Ok(Transition::NotFound) };
+        if matches!(found.status.as_str(), "leased" | "held") {
+            return Ok(Transition::Refused { status: found.status });
+        }
+        let ends = q!(
+            tx &mut tx,
+            fetch_optional as (Uuid,),
+            "SELECT s.subscription_id FROM subscription AS s JOIN destination AS t ON t.destination_id = s.destination_id
+             WHERE s.subscription_id = $1 AND t.destination_id = $2",
+            found.subscription_id,
+            found.destination_id
+        )?;
+        if ends.is_none() {
+            return Ok(Transition::NowhereToGo);
+        }
+        let row = q!(
+            tx &mut tx,
+            fetch_one as Delivery,
+            concat!("UPDATE delivery SET status = 'pending', failures = 0, next_attempt_ms = $2, finished_ms = NULL, lease_owner = NULL,
+                    started_ms = NULL
+             WHERE delivery_id = $1 RETURNING ", columns!()),
+            id.0,
+            now
+        )?;
+        tx.commit().await?;
+        Ok(Transition::Done(Box::new(row)))
+    }
+
+    /// Ends a delivery that waits or is held.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn cancel_delivery(&self, workspace: WorkspaceId, id: DeliveryId) -> sqlx::Result<Transition> {
+        let mut tx = self.db.begin().await?;
+        let Some(found) = lock(&mut tx, workspace, id).await? else { return Ok(Transition::NotFound) };
+        if !matches!(found.status.as_str(), "pending" | "held") {
+            return Ok(Transition::Refused { status: found.status });
+        }
+        let row = q!(
+            tx &mut tx,
+            fetch_one as Delivery,
+            concat!("UPDATE delivery SET status = 'cancelled', next_attempt_ms = NULL, finished_ms = $2
+             WHERE delivery_id = $1 RETURNING ", columns!()),
+            id.0,
+            self.now_ms()
+        )?;
+        tx.commit().await?;
+        Ok(Transition::Done(Box::new(row)))
+    }
+}
+
+/// The delivery, locked against workers and other people until the end of the transaction.
+async fn lock(tx: &mut Tx, workspace: WorkspaceId, id: DeliveryId) -> sqlx::Result<Option<Delivery>> {
+    q!(
+        tx tx,
+        fetch_optional as Delivery,
+        {pg: concat!("SELECT ", columns!(), " FROM delivery WHERE workspace_id = $1 AND delivery_id = $2 FOR UPDATE"),
+         sqlite: concat!("SELECT ", columns!(), " FROM delivery WHERE workspace_id = $1 AND delivery_id = $2")},
+        workspace.0,
+        id.0
+    )
+}
+
+/// Cancels up to one batch each of the due and the held deliveries to a destination, of one subscription or of all.
+/// Rows that a worker has in its hands at this moment are passed over. Gives how many the fuller batch held.
+pub(super) async fn cancel_waiting(
+    tx: &mut Tx,
+    destination: Uuid,
+    subscription: Option<Uuid>,
+    now: Millis,
+) -> sqlx::Result<u64> {
+    // Each state has a partial index of its own, which only a literal in the text finds.
+    let pending = q!(
+        tx tx,
+        execute,
+        {pg: "UPDATE delivery SET status = 'cancelled', next_attempt_ms = NULL, finished_ms = $3 WHERE delivery_id IN (
+                  SELECT delivery_id FROM delivery WHERE destination_id = $1 AND status = 'pending'
+                    AND ($2 IS NULL OR subscription_id = $2) LIMIT $4 FOR UPDATE SKIP LOCKED)",
+         sqlite: "UPDATE delivery SET status = 'cancelled', next_attempt_ms = NULL, finished_ms = $3 WHERE delivery_id IN (
+                  SELECT delivery_id FROM delivery WHERE destination_id = $1 AND status = 'pending'
+                    AND ($2 IS NULL OR subscription_id = $2) LIMIT $4)"},
+        destination,
+        subscription,
+        now,
+        CANCEL_BATCH
+    )?;
+    let held = q!(
+        tx tx,
+        execute,
+        {pg: "UPDATE delivery SET status = 'cancelled', next_attempt_ms = NULL, finished_ms = $3 WHERE delivery_id IN (
+                  SELECT delivery_id FROM delivery WHERE destination_id = $1 AND status = 'held'
+                    AND ($2 IS NULL OR subscription_id = $2) LIMIT $4 FOR UPDATE SKIP LOCKED)",
+         sqlite: "UPDATE delivery SET status = 'cancelled', next_attempt_ms = NULL, finished_ms = $3 WHERE delivery_id IN (
+                  SELECT delivery_id FROM delivery WHERE destination_id = $1 AND status = 'held'
+                    AND ($2 IS NULL OR subscription_id = $2) LIMIT $4)"},
+        destination,
+        subscription,
+        now,
+        CANCEL_BATCH
+    )?;
+    Ok(pending.max(held))
+}
+
+/// Cancels what the first batch left, in transactions of their own, so that no statement grows with the backlog.
+pub(super) async fn cancel_rest(store: &Store, destination: Uuid, subscription: Option<Uuid>) -> sqlx::Result<()> {
+    loop {
+        let mut tx = store.db.begin().await?;
+        let cancelled = cancel_waiting(&mut tx, destination, subscription, store.now_ms()).await?;
+        tx.commit().await?;
+        if cancelled < CANCEL_BATCH as u64 {
+            return Ok(());
+        }
+    }
+}

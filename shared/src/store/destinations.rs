@@ -1,0 +1,221 @@
+//! Destinations, as the API and the pages work with them.
+
+use uuid::Uuid;
+
+use super::deliveries::{cancel_rest, cancel_waiting};
+use super::{CatalogChange, Store};
+use crate::id::{DestinationId, WorkspaceId};
+use crate::{q, row};
+
+/// Held deliveries that one statement sets free.
+const RELEASE_BATCH: i64 = 1_000;
+
+/// The columns of a row, named: a later migration may add some while this program runs.
+macro_rules! columns {
+    () => {
+        "destination_id, workspace_id, name, kind, url, enabled, concurrency, timeout_ms, signing_secret, inspector_status, \
+         inspector_delay_ms, version, created_ms, updated_ms"
+    };
+}
+
+row! {
+    /// A destination.
+    #[derive(Debug, Clone, PartialEq, Eq)]
+    pub struct Destination {
+        /// Its id.
+        destination_id: Uuid,
+        /// The owner.
+        workspace_id: Uuid,
+        /// For people.
+        name: String,
+        /// `http` or `inspector`.
+        kind: String,
+        /// Where to, for `http`.
+        url: Option<String>,
+        /// Whether deliveries go out.
+        enabled: bool,
+        /// Requests at once, over all workers.
+        concurrency: i64,
+        /// How long an attempt may take.
+        timeout_ms: i64,
+        /// Sealed by the vault.
+        signing_secret: Vec<u8>,
+        /// What an inspector answers.
+        inspector_status: i64,
+        /// After how long.
+        inspector_delay_ms: i64,
+        /// Counts changes.
+        version: i64,
+        /// When it was made.
+        created_ms: i64,
+        /// When it was last changed.
+        updated_ms: i64,
+    }
+}
+
+impl Store {
+    /// The destinations of a workspace older than the cursor, newest first.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn destinations(
+        &self,
+        workspace: WorkspaceId,
+        cursor: Option<Uuid>,
+        limit: i64,
+    ) -> sqlx::Result<Vec<Destination>> {
+        q!(
+            &self.db,
+            fetch_all as Destination,
+            concat!("SELECT ", columns!(), " FROM destination WHERE workspace_id = $1 AND destination_id < $2 ORDER BY destination_id DESC LIMIT $3"),
+            workspace.0,
+            cursor.unwrap_or(Uuid::max()),
+            limit
+        )
+    }
+
+    /// One destination of a workspace.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn destination(&self, workspace: WorkspaceId, id: DestinationId) -> sqlx::Result<Option<Destination>> {
+        q!(
+            &self.db,
+            fetch_optional as Destination,
+            concat!("SELECT ", columns!(), " FROM destination WHERE workspace_id = $1 AND destination_id = $2"),
+            workspace.0,
+            id.0
+        )
+    }
+
+    /// Stores a new destination.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn create_destination(&self, new: &Destination) -> sqlx::Result<()> {
+        let mut tx = self.db.begin().await?;
+        q!(
+            tx &mut tx,
+            execute,
+            "INSERT INTO destination (destination_id, workspace_id, name, kind, url, enabled, concurrency, timeout_ms,
+                    signing_secret, inspector_status, inspector_delay_ms, version, created_ms, updated_ms)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
+            new.destination_id,
+            new.workspace_id,
+            &new.name,
+            &new.kind,
+            &new.url,
+            new.enabled,
+            new.concurrency,
+            new.timeout_ms,
+            &new.signing_secret,
+            new.inspector_status,
+            new.inspector_delay_ms,
+            new.version,
+            new.created_ms,
+            new.updated_ms
+        )?;
+        self.commit_changes(tx, &[CatalogChange::Destination(new.destination_id.into())]).await
+    }
+
+    /// Saves a destination that was read at `changed.version`; gives the new version, or nothing if it changed meanwhile.
+    /// Who enables one must call [`Store::release_held`] afterwards.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn update_destination(&self, changed: &Destination) -> sqlx::Result<Option<Destination>> {
+        let mut tx = self.db.begin().await?;
+        let updated = q!(
+            tx &mut tx,
+            fetch_optional as Destination,
+            concat!("UPDATE destination SET name = $4, url = $5, enabled = $6, concurrency = $7, timeout_ms = $8,
+                    inspector_status = $9, inspector_delay_ms = $10, version = version + 1, updated_ms = $11
+             WHERE workspace_id = $1 AND destination_id = $2 AND version = $3 RETURNING ", columns!()),
+            changed.workspace_id,
+            changed.destination_id,
+            changed.version,
+            &changed.name,
+            &changed.url,
+            changed.enabled,
+            changed.concurrency,
+            changed.timeout_ms,
+            changed.inspector_status,
+            changed.inspector_delay_ms,
+            self.now_ms()
+        )?;
+        self.commit_changes(tx, &[CatalogChange::Destination(changed.destination_id.into())]).await?;
+        Ok(updated)
+    }
+
+    /// Sets free what was held for a destination, in small transactions. Gives how many. Nothing else is changed, so
+    /// that calling it again after an interruption goes on.
+    ///
+    /// # Errors
+    /// When the store does not answer; what was released until then stays released.
+    pub async fn release_held(&self, workspace: WorkspaceId, id: DestinationId) -> sqlx::Result<u64> {
+        let mut released = 0;
+        loop {
+            let now = self.store_now_ms().await?;
+            let rows = q!(
+                &self.db,
+                execute,
+                {pg: "UPDATE delivery SET status = 'pending', next_attempt_ms = coalesce(next_attempt_ms, $3)
+                      WHERE delivery_id IN (SELECT d.delivery_id FROM delivery AS d
+                            JOIN destination AS t ON t.destination_id = d.destination_id AND t.enabled
+                            WHERE d.destination_id = $2 AND d.status = 'held' AND d.workspace_id = $1
+                            LIMIT $4 FOR UPDATE OF d SKIP LOCKED)",
+                 sqlite: "UPDATE delivery SET status = 'pending', next_attempt_ms = coalesce(next_attempt_ms, $3)
+                      WHERE delivery_id IN (SELECT d.delivery_id FROM delivery AS d
+                            JOIN destination AS t ON t.destination_id = d.destination_id AND t.enabled
+                            WHERE d.destination_id = $2 AND d.status = 'held' AND d.workspace_id = $1
+                            LIMIT $4)"},
+                workspace.0,
+                id.0,
+                now,
+                RELEASE_BATCH
+            )?;
+            released += rows;
+            if rows < RELEASE_BATCH as u64 {
+                return Ok(released);
+            }
+        }
+    }
+
+    /// Removes a destination with its subscriptions, and cancels what still waits to be delivered to it.
+    /// `version` is the one that must still be there, if one is given. False if there is no such destination.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn delete_destination(
+        &self,
+        workspace: WorkspaceId,
+        id: DestinationId,
+        version: Option<i64>,
+    ) -> sqlx::Result<bool> {
+        let mut tx = self.db.begin().await?;
+        let subscriptions = q!(
+            tx &mut tx,
+            fetch_all as (Uuid,),
+            "SELECT subscription_id FROM subscription WHERE workspace_id = $1 AND destination_id = $2 ORDER BY subscription_id",
+            workspace.0,
+            id.0
+        )?;
+        let deleted = q!(
+            tx &mut tx,
+            execute,
+            "DELETE FROM destination WHERE workspace_id = $1 AND destination_id = $2 AND ($3 IS NULL OR version = $3)",
+            workspace.0,
+            id.0,
+            version
+        )?;
+        if deleted == 0 {
+            return Ok(false);
+        }
+        cancel_waiting(&mut tx, id.0, None, self.now_ms()).await?;
+        let mut changes = vec![CatalogChange::Destination(id)];
+        changes.extend(subscriptions.into_iter().map(|(subscription,)| CatalogChange::Subscription(subscription.into())));
+        self.commit_changes(tx, &changes).await?;
+        cancel_rest(self, id.0, None).await?;
+        Ok(true)
+    }
+}

@@ -1,0 +1,215 @@
+//! The store: everything that is on record. SQL lives here and nowhere else, by noun.
+
+mod db;
+pub mod users;
+pub mod throttle;
+pub mod sessions;
+pub mod idempotency;
+pub mod api_keys;
+mod migrate;
+mod catalog_rows;
+pub mod deliveries;
+pub mod destinations;
+pub mod events;
+pub mod inspections;
+pub mod rejections;
+pub mod sources;
+pub mod subscriptions;
+pub mod relay;
+pub mod settings;
+pub mod sqlite;
+#[cfg(test)]
+mod noun_tests;
+
+pub use catalog_rows::{DestinationRow, SecretRow, SourceRow, SubscriptionRow};
+pub use db::{CatalogChange, Db, SqlitePools, Tx, is_retryable, is_unique_violation};
+
+use std::time::Duration;
+
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use tokio::sync::broadcast;
+
+use crate::clock::{Clock, Millis};
+
+/// What every question to the store gives.
+pub type StoreResult<T> = sqlx::Result<T>;
+/// What the store answers when it cannot.
+pub type StoreError = sqlx::Error;
+
+/// Where the store is.
+#[derive(Debug, Clone)]
+pub enum StoreLocation {
+    /// A SQLite file, made when it is missing.
+    Sqlite(std::path::PathBuf),
+    /// A Postgres connection string.
+    Postgres(String),
+}
+
+/// Why the store could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The connection string is not one.
+    #[error("the database URL cannot be read: {0}; it looks like postgres://user:password@host:5432/name")]
+    Url(#[source] sqlx::Error),
+    /// The engine does not answer.
+    #[error("the store cannot be opened: {0}")]
+    Connect(#[source] sqlx::Error),
+    /// A migration failed; the ones before it stay applied.
+    #[error("the store's schema cannot be brought up to date: {0}")]
+    Migrate(#[source] sqlx::migrate::MigrateError),
+}
+
+/// The store. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Store {
+    /// The database, for the modules that hold the SQL.
+    pub db: Db,
+    /// The time of day.
+    pub clock: Clock,
+    /// Catalog changes of this process; the embedded profile's stand-in for LISTEN/NOTIFY.
+    changes: broadcast::Sender<CatalogChange>,
+}
+
+impl Store {
+    /// Connects, without migrating.
+    ///
+    /// # Errors
+    /// [`OpenError`] when the location cannot be read or the engine does not answer.
+    pub async fn open(location: &StoreLocation, clock: Clock) -> Result<Self, OpenError> {
+        let db = match location {
+            StoreLocation::Sqlite(path) => Db::Sqlite(sqlite::open(path).await.map_err(OpenError::Connect)?),
+            StoreLocation::Postgres(url) => Db::Pg(open_postgres(url).await?),
+        };
+        Ok(Self { db, clock, changes: broadcast::channel(1024).0 })
+    }
+
+    /// Brings the schema up to date; under an advisory lock on Postgres, so that several starters may call it.
+    ///
+    /// # Errors
+    /// [`OpenError::Migrate`] when a migration fails.
+    pub async fn migrate(&self) -> Result<(), OpenError> {
+        migrate::run(&self.db).await.map_err(OpenError::Migrate)
+    }
+
+    /// How many migrations are waiting to be applied.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn pending_migrations(&self) -> sqlx::Result<usize> {
+        migrate::pending(&self.db).await
+    }
+
+    /// Unix milliseconds by the application's clock: for everything but leases and due times.
+    pub fn now_ms(&self) -> Millis {
+        self.clock.now_ms()
+    }
+
+    /// The store's own time, which leases and due times are compared with. SQLite shares the machine's.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn store_now_ms(&self) -> sqlx::Result<Millis> {
+        match &self.db {
+            Db::Sqlite(_) => Ok(self.clock.now_ms()),
+            Db::Pg(pool) => {
+                let (now,): (i64,) = sqlx::query_as("SELECT hookyard_now_ms()").fetch_one(pool).await?;
+                Ok(now)
+            }
+        }
+    }
+
+    /// Commits and tells every process what changed in the configuration.
+    ///
+    /// # Errors
+    /// When the commit fails; nobody is told then.
+    pub async fn commit_changes(&self, mut tx: Tx, changes: &[CatalogChange]) -> sqlx::Result<()> {
+        if let Tx::Pg(pg) = &mut tx {
+            for change in changes {
+                sqlx::query("SELECT pg_notify('hookyard_catalog', $1)").bind(change.to_string()).execute(&mut **pg).await?;
+            }
+        }
+        tx.commit().await?;
+        if matches!(self.db, Db::Sqlite(_)) {
+            for change in changes {
+                // No receiver only means that no catalog runs in this process.
+                self.changes.send(*change).ok();
+            }
+        }
+        Ok(())
+    }
+
+    /// The catalog changes that this process makes (embedded profile only).
+    pub fn local_changes(&self) -> broadcast::Receiver<CatalogChange> {
+        self.changes.subscribe()
+    }
+}
+
+impl std::fmt::Display for CatalogChange {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Source(id) => id.fmt(f),
+            Self::Destination(id) => id.fmt(f),
+            Self::Subscription(id) => id.fmt(f),
+        }
+    }
+}
+
+impl std::str::FromStr for CatalogChange {
+    type Err = crate::id::IdError;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text.starts_with("src_") {
+            text.parse().map(Self::Source)
+        } else if text.starts_with("dst_") {
+            text.parse().map(Self::Destination)
+        } else {
+            text.parse().map(Self::Subscription)
+        }
+    }
+}
+
+async fn open_postgres(url: &str) -> Result<sqlx::PgPool, OpenError> {
+    let options: PgConnectOptions = url.parse().map_err(OpenError::Url)?;
+    let options = options
+        .application_name("hookyard")
+        // A transaction that a dropped request left open must not hold locks for long, and no statement
+        // of ours takes this long unless something is wrong.
+        .options([
+            ("idle_in_transaction_session_timeout", "10s"),
+            ("statement_timeout", "15s"),
+            ("lock_timeout", "10s"),
+            ("synchronous_commit", "on"),
+        ]);
+    PgPoolOptions::new()
+        .max_connections(10)
+        .acquire_timeout(Duration::from_secs(3))
+        .idle_timeout(Duration::from_secs(300))
+        .connect_with(options)
+        .await
+        .map_err(OpenError::Connect)
+}
+
+/// A store with users, for the tests of the modules below.
+#[cfg(test)]
+pub(crate) mod accounts_for_tests {
+    use super::users::{NewUser, Registered};
+    use super::{Store, StoreLocation};
+    use crate::auth::{Email, Username};
+    use crate::clock::Clock;
+    use crate::id::{UserId, WorkspaceId};
+
+    pub(crate) async fn store() -> (Store, tempfile::TempDir) {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&StoreLocation::Sqlite(dir.path().join("store.db")), Clock::default()).await.unwrap();
+        store.migrate().await.unwrap();
+        (store, dir)
+    }
+
+    pub(crate) async fn register(store: &Store, name: &str) -> (UserId, WorkspaceId) {
+        let (email, username) = (Email::parse(&format!("{name}@example.com")).unwrap(), Username::parse(name).unwrap());
+        let new = NewUser { email: &email, username: &username, password_hash: "x", first_only: false };
+        match store.register(new).await.unwrap() {
+            Registered::New(user, workspace) => (user, workspace),
+            other => panic!("{other:?}"),
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! Outcomes of attempts, in batches, fenced: only the owner of the lease may decide what becomes of a delivery.
+
+use sqlx::{PgPool, Row as _};
+use uuid::Uuid;
+
+use crate::clock::Millis;
+use crate::id::{AttemptId, DeliveryId, WorkerId};
+use crate::store::{Db, Store, Tx};
+
+/// How an attempt ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AttemptState {
+    /// The receiver took it.
+    Succeeded,
+    /// It did not.
+    Failed,
+    /// It was cut off by ourselves: nobody knows whether the receiver took it.
+    Interrupted,
+}
+
+impl AttemptState {
+    fn text(self) -> &'static str {
+        match self {
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+            Self::Interrupted => "interrupted",
+        }
+    }
+}
+
+/// What becomes of the delivery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// Done.
+    Delivered,
+    /// Tried again after this many milliseconds by the store's clock.
+    RetryIn(i64),
+    /// Given up by rule.
+    Failed,
+}
+
+/// One ended attempt, and what it means for its delivery.
+#[derive(Debug, Clone)]
+pub struct AttemptRecord {
+    /// The delivery.
+    pub delivery_id: DeliveryId,
+    /// The attempt's number; with the owner, the fence.
+    pub number: i64,
+    /// The attempt's own id.
+    pub attempt_id: AttemptId,
+    /// When it began.
+    pub started_ms: Millis,
+    /// When it ended.
+    pub finished_ms: Millis,
+    /// How it ended.
+    pub state: AttemptState,
+    /// HTTP status, if an answer came.
+    pub status_code: Option<i64>,
+    /// Stable code of the error.
+    pub error_code: Option<String>,
+    /// The error in words.
+    pub error: Option<String>,
+    /// The address that was dialled.
+    pub address: Option<String>,
+    /// Milliseconds by phase, as JSON.
+    pub timings: String,
+    /// Header block of the answer.
+    pub response_headers: Vec<u8>,
+    /// The beginning of the answer's body.
+    pub response_body: Vec<u8>,
+    /// Whether the body went on.
+    pub response_truncated: bool,
+    /// What becomes of the delivery.
+    pub next: Next,
+    /// Failures of the delivery, this one included.
+    pub failures: i64,
+}
+
+impl AttemptRecord {
+    fn status(&self) -> &'static str {
+        match self.next {
+            Next::Delivered => "delivered",
+            Next::RetryIn(_) => "pending",
+            Next::Failed => "failed",
+        }
+    }
+
+    fn delay(&self) -> Option<i64> {
+        match self.next {
+            Next::RetryIn(ms) => Some(ms),
+            Next::Delivered | Next::Failed => None,
+        }
+    }
+
+    fn finished(&self) -> Option<Millis> {
+        (!matches!(self.next, Next::RetryIn(_))).then_some(self.finished_ms)
+    }
+}
+
+impl Store {
+    /// Records ended attempts of `worker`. An attempt whose lease was taken over meanwhile is kept as `superseded`
+    /// and changes nothing else. Gives the number of those.
+    ///
+    /// # Errors
+    /// When the store does not answer; recording the same attempts again is harmless.
+    pub async fn record(&self, worker: WorkerId, records: &[AttemptRecord]) -> sqlx::Result<u64> {
+        let mut records: Vec<&AttemptRecord> = records.iter().collect();
+        // One order for every writer: no deadlocks.
+        records.sort_unstable_by_key(|r| r.delivery_id.0);
+        match &self.db {
+            Db::Pg(pool) => record_pg(pool, worker, &records).await,
+            Db::Sqlite(_) => self.record_sqlite(worker, &records).await,
+        }
+    }
+
+    async fn record_sqlite(&self, worker: WorkerId, records: &[&AttemptRecord]) -> sqlx::Result<u64> {
+        let now = self.now_ms();
+        let Tx::Sqlite(mut tx) = self.db.begin().await? else { return Ok(0) };
+        let mut superseded = 0;
+        for r in records {
+            let updated = sqlx::query(
+                "UPDATE delivery SET status = $4, next_attempt_ms = $5, finished_ms = $6, failures = $7, last_status = $8,
+                        last_error = $9, lease_owner = NULL, started_ms = NULL
+                 WHERE delivery_id = $1 AND lease_owner = $2 AND attempts = $3 AND status = 'leased'",
+            )
+            .bind(r.delivery_id.0)
+            .bind(worker.0)
+            .bind(r.number)
+            .bind(r.status())
+            .bind(r.delay().map(|ms| now + ms))
+            .bind(r.finished())
+            .bind(r.failures)
+            .bind(r.status_code)
+            .bind(&r.error_code)
+            .execute(&mut *tx)
+            .await?
+            .rows_affected();
+            let state = if updated == 1 { r.state.text() } else { "superseded" };
+            superseded += 1 - updated.min(1);
+            sqlx::query(
+                "INSERT INTO attempt (delivery_id, number, attempt_id, started_ms, finished_ms, state, status_code, error_code,
+                        error, address, timings, response_headers, response_body, response_truncated)
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
+                 ON CONFLICT (delivery_id, number) DO UPDATE SET state = excluded.state, finished_ms = excluded.finished_ms,
+                        status_code = excluded.status_code, error_code = excluded.error_code, error = excluded.error,
+                        address = excluded.address, timings = excluded.timings, response_headers = excluded.response_headers,
+                        response_body = excluded.response_body, response_truncated = excluded.response_truncated
+                 WHERE attempt.state = 'interrupted'",
+            )
+            .bind(r.delivery_id.0)
+            .bind(r.number)
+            .bind(r.attempt_id.0)
+            .bind(r.started_ms)
+            .bind(r.finished_ms)
+            .bind(state)
+            .bind(r.status_code)
+            .bind(&r.error_code)
+            .bind(&r.error)
+            .bind(&r.address)
+            .bind(&r.timings)
+            .bind(&r.response_headers)
+            .bind(&r.response_body)
+            .bind(r.response_truncated)
+            .execute(&mut *tx)
+            .await?;
+        }
+        tx.commit().await?;
+        Ok(superseded)
+    }
+}
+
+async fn record_pg(pool: &PgPool, worker: WorkerId, records: &[&AttemptRecord]) -> sqlx::Result<u64> {
+    let text = "WITH o AS (
+            SELECT * FROM UNNEST($2::uuid[], $3::bigint[], $4::uuid[], $5::bigint[], $6::bigint[], $7::text[], $8::bigint[],
+                                 $9::text[], $10::text[], $11::text[], $12::text[], $13::bytea[], $14::bytea[], $15::bool[],
+                                 $16::text[], $17::bigint[], $18::bigint[], $19::bigint[])
+                AS o (delivery_id, number, attempt_id, started_ms, finished_ms, state, status_code, error_code, error, address,
+                      timings, response_headers, response_body, response_truncated, status, delay, done_ms, failures)
+        ), decided AS (
+            UPDATE delivery AS d
+            SET status = o.status, next_attempt_ms = t.now + o.delay, finished_ms = o.done_ms, failures = o.failures,
+                last_status = o.status_code, last_error = o.error_code, lease_owner = NULL, started_ms = NULL
+            FROM o, (SELECT hookyard_now_ms() AS now) AS t
+            WHERE d.delivery_id = o.delivery_id AND d.lease_owner = $1 AND d.attempts = o.number AND d.status = 'leased'
+            RETURNING d.delivery_id
+        ), written AS (
+            INSERT INTO attempt (delivery_id, number, attempt_id, started_ms, finished_ms, state, status_code, error_code, error,
+                                 address, timings, response_headers, response_body, response_truncated)
+            SELECT o.delivery_id, o.number, o.attempt_id, o.started_ms, o.finished_ms,
+                   CASE WHEN decided.delivery_id IS NULL THEN 'superseded' ELSE o.state END,
+                   o.status_code, o.error_code, o.error, o.address, o.timings, o.response_headers, o.response_body,
+                   o.response_truncated
+            FROM o LEFT JOIN decided ON decided.delivery_id = o.delivery_id
+            ON CONFLICT (delivery_id, number) DO UPDATE SET state = excluded.state, finished_ms = excluded.finished_ms,
+                   status_code = excluded.status_code, error_code = excluded.error_code, error = excluded.error,
+                   address = excluded.address, timings = excluded.timings, response_headers = excluded.response_headers,
+                   response_body = excluded.response_body, response_truncated = excluded.response_truncated
+            WHERE attempt.state = 'interrupted'
+        )
+        SELECT count(*) FROM decided";
+    let row = sqlx::query(text)
+        .bind(worker.0)
+        .bind(records.iter().map(|r| r.delivery_id.0).collect::<Vec<Uuid>>())
+        .bind(records.iter().map(|r| r.number).collect::<Vec<_>>())
+        .bind(records.iter().map(|r| r.attempt_id.0).collect::<Vec<Uuid>>())
+        .bind(records.iter().map(|r| r.started_ms).collect::<Vec<_>>())
+        .bind(records.iter().map(|r| r.finished_ms).collect::<Vec<_>>())
+        .bind(records.iter().map(|r| r.state.text()).collect::<Vec<_>>())
+        .bind(records.iter().map(|r| r.status_code).collect::<Vec<_>>())
+        .bind(records.iter().map(|r| r.error_code.as_deref()).collect::<Vec<_>>())
+        .bind(records.iter().map(|r| r.error.as_deref()).collect::<Vec<_>>())
+        .bind(records.iter().map(|r| r.address.as_deref()).collect::<Vec<_>>())
+        .bind(records.iter().map(|r| r.timings.as_str()).collect::<Vec<_>>())
+        .bind(records.iter().map(|r| &r.response_headers[..]).collect::<Vec<_>>())
+        .bind(records.iter().map(|r| &r.response_body[..]).collect::<Vec<_>>())
+        .bind(records.iter().map(|r| r.response_truncated).collect::<Vec<_>>())
+        .bind(records.iter().map(|r| r.status()).collect::<Vec<_>>())
+        .bind(records.iter().map(|r| r.delay()).collect::<Vec<_>>())
+        .bind(records.iter().map(|r| r.finished()).collect::<Vec<_>>())
+        .bind(records.iter().map(|r| r.failures).collect::<Vec<_>>())
+        .fetch_one(pool)
+        .await?;
+    let decided: i64 = row.try_get(0)?;
+    Ok((records.len() as u64).saturating_sub(decided.unsigned_abs()))
+}

@@ -1,0 +1,76 @@
+//! How every SQLite file of ours is opened, for the store and for the embedded queue.
+//!
+//! Durability is `synchronous=FULL` in WAL mode: a commit that returned is on disk. Checkpoints are moved
+//! off the writer (their fsync would stand in every sender's way): a task checkpoints passively, and only
+//! a log that outgrew its bound is cut by the writer itself.
+
+use std::path::Path;
+use std::time::Duration;
+
+use sqlx::SqlitePool;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+
+use super::SqlitePools;
+
+/// Pages (4 KiB) in the log before a passive checkpoint is worth its fsync.
+const CHECKPOINT_PAGES: u64 = 4_000;
+/// Bytes of log at which the writer itself restarts it: a passive checkpoint never catches up with a writer that
+/// never pauses.
+const RESTART_BYTES: u64 = 256 * 1024 * 1024;
+
+/// Opens or makes the file, with one writing connection and a few reading ones.
+///
+/// # Errors
+/// When the file cannot be opened or is not a database.
+pub async fn open(path: &Path) -> sqlx::Result<SqlitePools> {
+    let options = SqliteConnectOptions::new()
+        .filename(path)
+        .create_if_missing(true)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Full)
+        .foreign_keys(true)
+        .busy_timeout(Duration::from_secs(5))
+        .pragma("wal_autocheckpoint", "0")
+        .pragma("journal_size_limit", "67108864")
+        .statement_cache_capacity(256);
+    let write = SqlitePoolOptions::new()
+        .max_connections(1)
+        .acquire_timeout(Duration::from_secs(10))
+        .idle_timeout(None)
+        .max_lifetime(None)
+        .connect_with(options.clone())
+        .await?;
+    let read = SqlitePoolOptions::new()
+        .max_connections(4)
+        .acquire_timeout(Duration::from_secs(5))
+        .connect_with(options.pragma("query_only", "1"))
+        .await?;
+    let checkpointer = SqlitePoolOptions::new()
+        .max_connections(1)
+        .connect_with(SqliteConnectOptions::new().filename(path).busy_timeout(Duration::from_millis(100)))
+        .await?;
+    tokio::spawn(checkpoint(path.with_extension("db-wal"), checkpointer, write.clone()));
+    Ok(SqlitePools { read, write })
+}
+
+/// Runs until the writing pool is closed.
+async fn checkpoint(wal: std::path::PathBuf, passive: SqlitePool, write: SqlitePool) {
+    let mut tick = tokio::time::interval(Duration::from_millis(500));
+    loop {
+        tick.tick().await;
+        if write.is_closed() {
+            return;
+        }
+        let bytes = tokio::fs::metadata(&wal).await.map_or(0, |m| m.len());
+        let outcome = if bytes > RESTART_BYTES {
+            sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").execute(&write).await
+        } else if bytes > CHECKPOINT_PAGES * 4096 {
+            sqlx::query("PRAGMA wal_checkpoint(PASSIVE)").execute(&passive).await
+        } else {
+            continue;
+        };
+        if let Err(error) = outcome {
+            tracing::warn!(error = %error, "a checkpoint of the embedded database failed; the next one tries again");
+        }
+    }
+}

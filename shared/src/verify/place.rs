@@ -1,0 +1,215 @@
+//! Where a value sits in a request. Presets and users name places as text (`header:x-signature`,
+//! `$.data.id`), so that a scheme stays readable data; everything that reads a request goes through here.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::str::FromStr;
+
+use http::HeaderName;
+use serde::de::{Error as _, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::Received;
+use super::refusal::{Part, Refusal};
+
+/// The longest header, query or form value that verification looks at.
+pub(super) const MAX_VALUE_BYTES: usize = 8 * 1024;
+
+/// The longest name of a parameter, header or JSON member that a scheme may mention.
+const MAX_NAME_BYTES: usize = 128;
+
+/// A named spot in a request.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Place {
+    /// `header:<name>`, a request header.
+    Header(HeaderName),
+    /// `query:<name>`, a parameter of the query string.
+    Query(String),
+    /// `form:<name>`, a field of a form-encoded body.
+    Form(String),
+    /// `kv:<key>`, a pair inside the signature header (only for timestamps).
+    Kv(String),
+    /// `json:$.a.b` or just `$.a.b`, a member of a JSON body (only for event ids and types).
+    Json(Vec<String>),
+}
+
+impl Place {
+    /// Reads the text at this place: `None` if absent, a refusal if repeated, too long or not text.
+    /// [`Place::Kv`] and [`Place::Json`] are read elsewhere and are always absent here.
+    pub(super) fn read<'a>(&self, request: &Received<'a>, part: Part) -> Result<Option<Cow<'a, str>>, Refusal> {
+        let mut values: Box<dyn Iterator<Item = Cow<'a, str>>> = match self {
+            Self::Header(name) => return read_header(request, name, part),
+            Self::Query(name) => Box::new(form_values(request.query.unwrap_or_default().as_bytes(), name)),
+            Self::Form(name) => Box::new(form_values(request.body, name)),
+            Self::Kv(_) | Self::Json(_) => return Ok(None),
+        };
+        let Some(value) = values.next() else {
+            return Ok(None);
+        };
+        if values.next().is_some() {
+            return Err(Refusal::Duplicate { part, place: self.clone() });
+        }
+        check_size(value.len(), self)?;
+        Ok(Some(value))
+    }
+
+    /// Like [`Place::read`], with absence as a refusal.
+    pub(super) fn require<'a>(&self, request: &Received<'a>, part: Part) -> Result<Cow<'a, str>, Refusal> {
+        self.read(request, part)?.ok_or_else(|| Refusal::Missing { part, place: self.clone() })
+    }
+}
+
+fn read_header<'a>(request: &Received<'a>, name: &HeaderName, part: Part) -> Result<Option<Cow<'a, str>>, Refusal> {
+    let mut values = request.headers.get_all(name).iter();
+    let Some(value) = values.next() else {
+        return Ok(None);
+    };
+    if values.next().is_some() {
+        return Err(Refusal::Duplicate { part, place: Place::Header(name.clone()) });
+    }
+    if value.len() > MAX_VALUE_BYTES {
+        check_size(value.len(), &Place::Header(name.clone()))?;
+    }
+    match std::str::from_utf8(value.as_bytes()) {
+        Ok(text) => Ok(Some(Cow::Borrowed(text))),
+        Err(_) => Err(Refusal::BadEncoding { part, place: Place::Header(name.clone()), expected: "text".into() }),
+    }
+}
+
+fn check_size(bytes: usize, place: &Place) -> Result<(), Refusal> {
+    if bytes <= MAX_VALUE_BYTES {
+        return Ok(());
+    }
+    Err(Refusal::Oversize { place: place.clone(), bytes, limit: MAX_VALUE_BYTES })
+}
+
+/// The values of `name` in form-encoded bytes, decoded.
+fn form_values<'a>(encoded: &'a [u8], name: &str) -> impl Iterator<Item = Cow<'a, str>> {
+    url::form_urlencoded::parse(encoded).filter(move |(key, _)| key == name).map(|(_, value)| value)
+}
+
+/// Why a text names no place.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PlaceError {
+    /// The word before the colon is unknown, or there is none.
+    #[error("`{0}` names no place: write `header:<name>`, `query:<name>`, `form:<name>`, `kv:<key>` or `$.<member>`")]
+    Kind(String),
+    /// What follows the colon cannot be a name.
+    #[error("`{0}` has no usable name after the colon (1 to {MAX_NAME_BYTES} plain characters)")]
+    Name(String),
+    /// The path is not a dotted list of members.
+    #[error("`{0}` is no path this program reads: write members only, such as `$.data.id`")]
+    Path(String),
+}
+
+impl FromStr for Place {
+    type Err = PlaceError;
+
+    fn from_str(text: &str) -> Result<Self, PlaceError> {
+        if text.starts_with('$') {
+            return json_path(text);
+        }
+        let (kind, name) = text.split_once(':').ok_or_else(|| PlaceError::Kind(text.into()))?;
+        let bad_name = || PlaceError::Name(text.into());
+        let plain = || {
+            let fits = !name.is_empty() && name.len() <= MAX_NAME_BYTES && !name.chars().any(char::is_control);
+            if fits { Ok(name.to_owned()) } else { Err(bad_name()) }
+        };
+        match kind {
+            "header" => plain()?.parse().map(Self::Header).map_err(|_| bad_name()),
+            "query" => plain().map(Self::Query),
+            "form" => plain().map(Self::Form),
+            "kv" => plain().map(Self::Kv),
+            "json" => json_path(name),
+            _ => Err(PlaceError::Kind(text.into())),
+        }
+    }
+}
+
+fn json_path(text: &str) -> Result<Place, PlaceError> {
+    let bad = || PlaceError::Path(text.into());
+    let members: Vec<String> = text.strip_prefix("$.").ok_or_else(bad)?.split('.').map(str::to_owned).collect();
+    let usable = |m: &String| {
+        !m.is_empty()
+            && m.len() <= MAX_NAME_BYTES
+            && !m.contains(['[', ']', '*', '"', '\''])
+            && !m.contains(char::is_control)
+    };
+    if members.len() <= 8 && members.iter().all(usable) { Ok(Place::Json(members)) } else { Err(bad()) }
+}
+
+impl TryFrom<String> for Place {
+    type Error = PlaceError;
+
+    fn try_from(text: String) -> Result<Self, PlaceError> {
+        text.parse()
+    }
+}
+
+impl From<Place> for String {
+    fn from(place: Place) -> Self {
+        match place {
+            Place::Header(name) => format!("header:{name}"),
+            Place::Query(name) => format!("query:{name}"),
+            Place::Form(name) => format!("form:{name}"),
+            Place::Kv(key) => format!("kv:{key}"),
+            Place::Json(path) => format!("$.{}", path.join(".")),
+        }
+    }
+}
+
+/// The place in words, for people.
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Header(name) => write!(f, "header `{name}`"),
+            Self::Query(name) => write!(f, "query parameter `{name}`"),
+            Self::Form(name) => write!(f, "form field `{name}`"),
+            Self::Kv(key) => write!(f, "`{key}=` in the signature header"),
+            Self::Json(path) => write!(f, "`$.{}` of the body", path.join(".")),
+        }
+    }
+}
+
+/// Several places in order of preference; one place may be written without the list around it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Places(pub Vec<Place>);
+
+impl Serialize for Places {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0.as_slice() {
+            [one] => one.serialize(serializer),
+            many => many.serialize(serializer),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Places {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct OneOrMany;
+        impl<'de> Visitor<'de> for OneOrMany {
+            type Value = Places;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a place such as `header:x-signature`, or a list of places")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Places, E> {
+                text.parse().map(|place| Places(vec![place])).map_err(E::custom)
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Places, A::Error> {
+                let mut places = Vec::new();
+                while let Some(place) = list.next_element()? {
+                    if places.len() == 8 {
+                        return Err(A::Error::custom("at most 8 places can be listed"));
+                    }
+                    places.push(place);
+                }
+                Ok(Places(places))
+            }
+        }
+        deserializer.deserialize_any(OneOrMany)
+    }
+}

@@ -1,0 +1,313 @@
+//! What the store promises the worker, on both engines: once only, leased to one, fenced, and limits that hold over all
+//! workers.
+
+use std::collections::HashSet;
+
+use hookyard_shared::clock::Clock;
+use hookyard_shared::id::{
+    AttemptId, DeliveryId, DestinationId, EventId, SourceId, SubscriptionId, WorkerId, WorkspaceId,
+};
+use hookyard_shared::model::Event;
+use hookyard_shared::q;
+use hookyard_shared::store::relay::{
+    AttemptRecord, AttemptState, NewDelivery, NewStatus, Next, Room, SlotWish,
+};
+use hookyard_shared::store::{Store, StoreLocation};
+use hookyard_testkit::shared_postgres;
+
+/// A store with one workspace and one destination of concurrency 3.
+struct Bench {
+    store: Store,
+    workspace: WorkspaceId,
+    destination: DestinationId,
+    _dir: tempfile::TempDir,
+}
+
+impl Bench {
+    async fn sqlite() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let location = StoreLocation::Sqlite(dir.path().join("hookyard.db"));
+        Self::with(location, dir).await
+    }
+
+    async fn postgres() -> Self {
+        let name = format!("relay_{}", uuid::Uuid::now_v7().simple());
+        let url = shared_postgres().await.unwrap().create_database(&name).await.unwrap();
+        Self::with(StoreLocation::Postgres(url), tempfile::tempdir().unwrap()).await
+    }
+
+    async fn with(location: StoreLocation, dir: tempfile::TempDir) -> Self {
+        let store = Store::open(&location, Clock::default()).await.unwrap();
+        store.migrate().await.unwrap();
+        let (workspace, destination) = (WorkspaceId::new(), DestinationId::new());
+        q!(&store.db, execute, "INSERT INTO workspace (workspace_id, name, created_ms) VALUES ($1, 'w', 0)", workspace.0)
+            .unwrap();
+        q!(
+            &store.db,
+            execute,
+            "INSERT INTO destination (destination_id, workspace_id, name, kind, enabled, concurrency, timeout_ms, signing_secret,
+                inspector_status, inspector_delay_ms, version, created_ms, updated_ms)
+             VALUES ($1, $2, 'd', 'inspector', TRUE, 3, 1000, $3, 200, 0, 1, 0, 0)",
+            destination.0,
+            workspace.0,
+            vec![0_u8]
+        )
+        .unwrap();
+        Self { store, workspace, destination, _dir: dir }
+    }
+
+    fn events(&self, count: usize) -> Vec<Event> {
+        (0..count)
+            .map(|n| Event {
+                id: EventId::new(),
+                workspace_id: self.workspace,
+                source_id: SourceId::new(),
+                received_ms: self.store.now_ms(),
+                method: "POST".into(),
+                path: "/".into(),
+                query: None,
+                event_type: (n % 2 == 0).then(|| "even".into()),
+                provider_event_id: None,
+                verified_by: None,
+                headers: bytes::Bytes::from_static(b"a: \xff\r\n"),
+                body: vec![n as u8; 10].into(),
+            })
+            .collect()
+    }
+
+    fn deliveries(&self, events: &[Event], status: NewStatus) -> Vec<NewDelivery> {
+        events
+            .iter()
+            .map(|event| NewDelivery {
+                id: DeliveryId::new(),
+                workspace_id: self.workspace,
+                event_id: event.id,
+                subscription_id: SubscriptionId(self.destination.0),
+                revision: 1,
+                destination_id: self.destination,
+                status,
+            })
+            .collect()
+    }
+
+    async fn persist(&self, worker: WorkerId, count: usize, status: NewStatus) -> Vec<NewDelivery> {
+        let events = self.events(count);
+        let deliveries = self.deliveries(&events, status);
+        let new = self.store.persist(worker, &events, &deliveries).await.unwrap();
+        assert_eq!(new.len(), count);
+        deliveries
+    }
+
+    async fn worker(&self) -> WorkerId {
+        let worker = WorkerId::new();
+        self.store.register_worker(worker, "test", 60_000).await.unwrap();
+        worker
+    }
+
+    async fn row(&self, delivery: DeliveryId) -> (String, i64, Option<i64>) {
+        q!(
+            &self.store.db,
+            fetch_one as (String, i64, Option<i64>),
+            "SELECT status, attempts, next_attempt_ms FROM delivery WHERE delivery_id = $1",
+            delivery.0
+        )
+        .unwrap()
+    }
+
+    async fn attempts(&self, delivery: DeliveryId) -> Vec<(i64, String)> {
+        q!(
+            &self.store.db,
+            fetch_all as (i64, String),
+            "SELECT number, state FROM attempt WHERE delivery_id = $1 ORDER BY number",
+            delivery.0
+        )
+        .unwrap()
+    }
+
+    fn room(&self, room: i64) -> [Room; 1] {
+        [Room { destination_id: self.destination, room }]
+    }
+}
+
+fn record(delivery: DeliveryId, number: i64, next: Next) -> AttemptRecord {
+    AttemptRecord {
+        delivery_id: delivery,
+        number,
+        attempt_id: AttemptId::new(),
+        started_ms: 1,
+        finished_ms: 2,
+        state: if next == Next::Delivered { AttemptState::Succeeded } else { AttemptState::Failed },
+        status_code: Some(500),
+        error_code: None,
+        error: None,
+        address: Some("127.0.0.1:1".into()),
+        timings: "{}".into(),
+        response_headers: b"x: y\r\n".to_vec(),
+        response_body: b"\0\xff".to_vec(),
+        response_truncated: false,
+        next,
+        failures: 1,
+    }
+}
+
+async fn an_event_that_comes_twice_is_persisted_once(bench: Bench) {
+    let worker = bench.worker().await;
+    let events = bench.events(70);
+    let first = bench.deliveries(&events[..50], NewStatus::Leased);
+    let again = bench.deliveries(&events, NewStatus::Leased);
+    assert_eq!(bench.store.persist(worker, &events[..50], &first).await.unwrap().len(), 50);
+    let new = bench.store.persist(worker, &events, &again).await.unwrap();
+    assert_eq!(new, events[50..].iter().map(|e| e.id).collect::<HashSet<_>>());
+    let (deliveries,) =
+        q!(&bench.store.db, fetch_one as (i64,), "SELECT CAST(count(*) AS BIGINT) FROM delivery").unwrap();
+    assert_eq!(deliveries, 70);
+    assert_eq!(bench.row(first[0].id).await, ("leased".into(), 1, None));
+    let stored = bench.store.load_events(&[events[3].id], 1000).await.unwrap();
+    assert_eq!(stored, [events[3].clone()]);
+}
+
+async fn due_deliveries_are_claimed_by_one_worker_each(bench: Bench) {
+    let (one, two) = (bench.worker().await, bench.worker().await);
+    bench.persist(one, 40, NewStatus::Pending).await;
+    let (rooms_one, rooms_two) = (bench.room(15), bench.room(100));
+    let (a, b) = tokio::join!(bench.store.claim(one, &rooms_one), bench.store.claim(two, &rooms_two));
+    let (a, b) = (a.unwrap(), b.unwrap());
+    let rest = bench.store.claim(two, &bench.room(100)).await.unwrap();
+    let ids: HashSet<_> = a.iter().chain(&b).chain(&rest).map(|c| c.delivery_id).collect();
+    assert_eq!((ids.len(), a.len() + b.len() + rest.len()), (40, 40));
+    assert!(a.len() <= 15);
+    assert!(a.iter().chain(&b).all(|c| c.attempts == 1));
+    assert!(bench.store.due_destinations(&[bench.destination]).await.unwrap().is_empty());
+}
+
+async fn an_outcome_decides_once_and_a_retry_is_due_by_the_stores_clock(bench: Bench) {
+    let worker = bench.worker().await;
+    let deliveries = bench.persist(worker, 3, NewStatus::Leased).await;
+    let outcomes = [
+        record(deliveries[0].id, 1, Next::Delivered),
+        record(deliveries[1].id, 1, Next::RetryIn(60_000)),
+        record(deliveries[2].id, 1, Next::Failed),
+    ];
+    assert_eq!(bench.store.record(worker, &outcomes).await.unwrap(), 0);
+    assert_eq!(bench.row(deliveries[0].id).await, ("delivered".into(), 1, None));
+    let (status, attempts, due) = bench.row(deliveries[1].id).await;
+    assert_eq!((status.as_str(), attempts), ("pending", 1));
+    let wait = due.unwrap() - bench.store.store_now_ms().await.unwrap();
+    assert!((50_000..=60_000).contains(&wait), "{wait}");
+    assert_eq!(bench.row(deliveries[2].id).await, ("failed".into(), 1, None));
+    // A commit whose answer was lost is simply repeated.
+    bench.store.record(worker, &outcomes).await.unwrap();
+    assert_eq!(bench.attempts(deliveries[0].id).await, [(1, "succeeded".to_owned())]);
+    assert!(bench.store.claim(worker, &bench.room(10)).await.unwrap().is_empty(), "nothing is due yet");
+}
+
+async fn a_dead_workers_deliveries_are_taken_over_and_its_late_outcome_is_superseded(bench: Bench) {
+    let (dead, heir) = (bench.worker().await, bench.worker().await);
+    let deliveries = bench.persist(dead, 2, NewStatus::Leased).await;
+    let wish = [SlotWish { destination_id: bench.destination, wanted: 3 }];
+    bench.store.acquire_slots(dead, &wish).await.unwrap();
+    assert_eq!(bench.store.reap_workers().await.unwrap(), 0, "its lease still stands");
+    bench.store.expire_worker(dead).await.unwrap();
+    assert_eq!(bench.store.reap_workers().await.unwrap(), 2);
+    assert_eq!(bench.attempts(deliveries[0].id).await, [(1, "interrupted".to_owned())]);
+    assert!(!bench.store.renew_worker(dead, 1000).await.unwrap(), "it learns that it was taken over");
+    assert_eq!(bench.store.acquire_slots(heir, &wish).await.unwrap()[&bench.destination], 3, "its slots are free");
+
+    let claimed = bench.store.claim(heir, &bench.room(10)).await.unwrap();
+    assert_eq!(claimed.iter().map(|c| c.attempts).collect::<Vec<_>>(), [2, 2]);
+    let late = record(deliveries[0].id, 1, Next::Delivered);
+    assert_eq!(bench.store.record(dead, &[late]).await.unwrap(), 1);
+    assert_eq!(bench.row(deliveries[0].id).await.0, "leased", "the heir's attempt goes on");
+    bench.store.record(heir, &[record(deliveries[0].id, 2, Next::Delivered)]).await.unwrap();
+    assert_eq!(
+        bench.attempts(deliveries[0].id).await,
+        [(1, "superseded".to_owned()), (2, "succeeded".to_owned())]
+    );
+}
+
+async fn what_a_worker_leased_after_its_end_is_found(bench: Bench) {
+    let gone = WorkerId::new();
+    let deliveries = bench.persist(gone, 3, NewStatus::Leased).await;
+    assert_eq!(bench.store.reap_workers().await.unwrap(), 3);
+    assert_eq!(bench.row(deliveries[0].id).await.0, "pending");
+}
+
+async fn slots_hold_a_destinations_limit_over_all_workers(bench: Bench) {
+    let (one, two) = (bench.worker().await, bench.worker().await);
+    let wish = |wanted| [SlotWish { destination_id: bench.destination, wanted }];
+    for _ in 0..20 {
+        let (wish_one, wish_two) = (wish(3), wish(2));
+        let (a, b) =
+            tokio::join!(bench.store.acquire_slots(one, &wish_one), bench.store.acquire_slots(two, &wish_two));
+        let (a, b) = (a.unwrap()[&bench.destination], b.unwrap()[&bench.destination]);
+        assert!(a + b <= 3, "{a} + {b}");
+        let (wish_one, wish_two) = (wish(0), wish(0));
+        bench.store.acquire_slots(one, &wish_one).await.unwrap();
+        assert_eq!(bench.store.acquire_slots(two, &wish(3)).await.unwrap()[&bench.destination], 3);
+        bench.store.acquire_slots(two, &wish_two).await.unwrap();
+    }
+}
+
+async fn what_was_leased_but_not_begun_goes_back_without_a_trace(bench: Bench) {
+    let worker = bench.worker().await;
+    let deliveries = bench.persist(worker, 2, NewStatus::Leased).await;
+    bench.store.give_back(worker, &[deliveries[0].id.0], false).await.unwrap();
+    bench.store.give_back(worker, &[deliveries[1].id.0], true).await.unwrap();
+    bench.store.give_back(WorkerId::new(), &[deliveries[1].id.0], false).await.unwrap();
+    assert_eq!(bench.row(deliveries[0].id).await.0, "pending");
+    assert_eq!(bench.row(deliveries[1].id).await.0, "held");
+    let claimed = bench.store.claim(worker, &bench.room(10)).await.unwrap();
+    assert_eq!(claimed.iter().map(|c| c.attempts).collect::<Vec<_>>(), [1], "the attempt's number was not used up");
+}
+
+async fn age_removes_what_is_settled_and_keeps_what_is_not(bench: Bench) {
+    let worker = bench.worker().await;
+    let settled = bench.persist(worker, 3, NewStatus::Leased).await;
+    let waiting = bench.persist(worker, 1, NewStatus::Pending).await;
+    let records: Vec<_> = settled.iter().map(|d| record(d.id, 1, Next::Delivered)).collect();
+    bench.store.record(worker, &records).await.unwrap();
+    let later = bench.store.now_ms() + 1000;
+    bench.store.remove_expired(later - 100_000, later).await.unwrap();
+    assert_eq!(bench.row(settled[0].id).await.0, "delivered", "it is not old enough");
+    assert!(!bench.store.remove_expired(later, later).await.unwrap());
+    let counts = q!(
+        &bench.store.db,
+        fetch_one as (i64, i64, i64),
+        "SELECT CAST((SELECT count(*) FROM event) AS BIGINT), CAST((SELECT count(*) FROM delivery) AS BIGINT),
+                CAST((SELECT count(*) FROM attempt) AS BIGINT)"
+    )
+    .unwrap();
+    assert_eq!(counts, (1, 1, 0));
+    assert_eq!(bench.row(waiting[0].id).await.0, "pending");
+}
+
+/// Each promise, on each engine.
+macro_rules! on_both {
+    ($($promise:ident)*) => {
+        mod sqlite {
+            use super::*;
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $promise() {
+                super::$promise(Bench::sqlite().await).await;
+            })*
+        }
+        mod postgres {
+            use super::*;
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $promise() {
+                super::$promise(Bench::postgres().await).await;
+            })*
+        }
+    };
+}
+
+on_both! {
+    an_event_that_comes_twice_is_persisted_once
+    due_deliveries_are_claimed_by_one_worker_each
+    an_outcome_decides_once_and_a_retry_is_due_by_the_stores_clock
+    a_dead_workers_deliveries_are_taken_over_and_its_late_outcome_is_superseded
+    what_a_worker_leased_after_its_end_is_found
+    slots_hold_a_destinations_limit_over_all_workers
+    what_was_leased_but_not_begun_goes_back_without_a_trace
+    age_removes_what_is_settled_and_keeps_what_is_not
+}

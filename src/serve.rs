@@ -1,0 +1,72 @@
+//! Ingress and worker in one process.
+
+use std::sync::Arc;
+
+use hookyard_ingress::{AppState, Listeners, Parts};
+use hookyard_shared::config::Config;
+use hookyard_shared::queue::embedded::EmbeddedQueue;
+use hookyard_shared::queue::rabbit::{RabbitPublisher, partitions_ever};
+use hookyard_shared::queue::{Consumer, Health, Publisher};
+use hookyard_shared::startup::{self, Base, Exit};
+use hookyard_shared::{auth, telemetry};
+use tokio_util::sync::CancellationToken;
+
+/// Serves until SIGTERM or SIGINT.
+pub(crate) async fn run(config: Arc<Config>) -> anyhow::Result<()> {
+    telemetry::init_logging(&config);
+    let listeners = Listeners::bind(&config).await?;
+    let base = startup::open_base(config.clone(), telemetry::init_metrics()?).await?;
+    let (publisher, consumers) = queue(&base).await?;
+    let bound = listeners.main.local_addr()?;
+    greet(&base, config.public_url(bound)).await?;
+    let state = AppState::new(Parts { base: base.clone(), publisher: publisher.clone(), bound });
+    let shutdown = startup::shutdown_signal();
+
+    let disk = tokio::spawn(watch_disk(publisher, shutdown.clone()));
+    // The worker goes on while the last requests are answered; what they accept is safe in the queue either way.
+    let worker = tokio::spawn(hookyard_worker::run(base, consumers, shutdown.clone()));
+    hookyard_ingress::run(state, listeners, shutdown.clone()).await?;
+    shutdown.cancel();
+    worker.await??;
+    disk.await?
+}
+
+/// The two ends of the configured queue.
+async fn queue(base: &Base) -> anyhow::Result<(Arc<dyn Publisher>, Vec<Box<dyn Consumer>>)> {
+    if let Some(rabbit) = startup::rabbit_config(&base.config) {
+        let partitions = partitions_ever(&base.store, rabbit.partitions).await?;
+        let consumers = rabbit.consumers(partitions).into_iter().map(|c| Box::new(c) as Box<dyn Consumer>).collect();
+        return Ok((Arc::new(RabbitPublisher::start(rabbit)), consumers));
+    }
+    let path = base.config.data_dir.join("queue.db");
+    let queue = EmbeddedQueue::open(&path, base.config.confirm_timeout)
+        .await
+        .map_err(|error| Exit::new(startup::EXIT_DISK, format!("{}: the embedded queue cannot be opened: {error}", path.display())))?;
+    let consumer = queue.consumer();
+    Ok((Arc::new(queue), vec![Box::new(consumer)]))
+}
+
+/// One line with the address; and, while there is no user, the link that makes the first owner.
+async fn greet(base: &Base, url: String) -> anyhow::Result<()> {
+    use std::io::Write as _;
+    let line = match auth::setup::issue(&base.store).await? {
+        Some(token) => format!("hookyard is at {url} · set it up within 15 minutes: {url}/register?setup={token}"),
+        None => format!("hookyard is at {url}"),
+    };
+    // Not through the log: the link must be seen whatever the log's filter and format.
+    writeln!(std::io::stdout(), "{line}")?;
+    Ok(())
+}
+
+/// Ends the process when the queue's disk failed: after a failed fsync nothing says what is on disk.
+async fn watch_disk(publisher: Arc<dyn Publisher>, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let mut tick = tokio::time::interval(std::time::Duration::from_millis(250));
+    loop {
+        tokio::select! { _ = tick.tick() => {}, () = shutdown.cancelled() => return Ok(()) }
+        if publisher.health() == Health::Failed {
+            shutdown.cancel();
+            let words = "the disk under the data directory failed; nothing was acknowledged that is not on disk. Check the disk, then start again";
+            return Err(Exit::new(startup::EXIT_DISK, words).into());
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! The worker: takes events from the queue, persists them with their deliveries, relays, and records every outcome.
+//!
+//! [`consume`] is the way in, [`deliver`] the way out, [`schedule`] brings back what waited in the store, [`lease`] keeps
+//! several workers apart.
+
+pub mod consume;
+pub mod deliver;
+pub mod lease;
+pub mod operations;
+pub mod record;
+pub mod retention;
+pub mod route;
+pub mod schedule;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hookyard_shared::egress::{Client, ClientOptions, Guard};
+use hookyard_shared::queue::Consumer;
+use hookyard_shared::startup::Base;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::deliver::Lanes;
+use crate::lease::Lease;
+use crate::record::Recorder;
+
+/// What the worker's tasks share. Cheap to clone.
+#[derive(Clone)]
+pub struct Worker {
+    /// Configuration, store, catalog.
+    pub base: Base,
+    /// This run's claim to everything it holds.
+    pub lease: Arc<Lease>,
+    /// Deliveries under way, by destination.
+    pub lanes: Arc<Lanes>,
+}
+
+/// Works until `shutdown` fires, then lets attempts under way finish and gives back what was not begun.
+///
+/// # Errors
+/// When the store does not answer at the start.
+pub async fn run(base: Base, consumers: Vec<Box<dyn Consumer>>, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let embedded = base.config.database_url.is_none();
+    if embedded {
+        // The data directory is locked: whoever was entered before is dead, and need not be waited for.
+        base.store.expire_all_workers().await?;
+    }
+    base.store.reap_workers().await?;
+    let lease = Arc::new(Lease::register(&base).await?);
+    let client = Client::new(Guard::new(base.config.egress_allow.iter().copied()), ClientOptions::default())?;
+    let (recorder, recording) = Recorder::start(base.store.clone());
+    let lanes = Arc::new(Lanes::new(base.clone(), lease.clone(), client, recorder));
+    let worker = Worker { base, lease, lanes };
+
+    let stop = CancellationToken::new();
+    let background = TaskTracker::new();
+    background.spawn(lease::keep(worker.clone(), stop.clone()));
+    background.spawn(schedule::run(worker.clone(), stop.clone()));
+    background.spawn(retention::run(worker.clone(), stop.clone()));
+    let consuming = TaskTracker::new();
+    for consumer in consumers {
+        consuming.spawn(consume::run(worker.clone(), consumer, shutdown.clone()));
+    }
+    tracing::info!(worker.id = %worker.lease.id(), "worker ready");
+
+    shutdown.cancelled().await;
+    let drain = worker.base.config.drain_timeout;
+    consuming.close();
+    tokio::time::timeout(drain, consuming.wait()).await.ok();
+    worker.lanes.drain(drain).await;
+    stop.cancel();
+    background.close();
+    tokio::time::timeout(Duration::from_secs(5), background.wait()).await.ok();
+    // The lanes hold the recorder; once they are gone it writes what it has and ends.
+    let Worker { base, lease, lanes } = worker;
+    drop(lanes);
+    tokio::time::timeout(Duration::from_secs(5), recording).await.ok();
+    base.store.expire_worker(lease.id()).await?;
+    base.store.reap_workers().await?;
+    tracing::info!("worker stopped");
+    Ok(())
+}

@@ -1,0 +1,83 @@
+//! Outcomes on their way to the store, in batches. While the store is away they wait here, and with them their lanes.
+
+use std::time::Duration;
+
+use hookyard_shared::id::WorkerId;
+use hookyard_shared::store::Store;
+use hookyard_shared::store::relay::AttemptRecord;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+/// Outcomes recorded together.
+const BATCH: usize = 500;
+/// How long the first of a batch waits for company.
+const LINGER: Duration = Duration::from_millis(4);
+/// Outcomes that may wait.
+const WAITING: usize = 4_096;
+
+/// Takes outcomes. Cheap to clone.
+#[derive(Clone)]
+pub struct Recorder {
+    waiting: mpsc::Sender<(WorkerId, AttemptRecord)>,
+}
+
+impl Recorder {
+    /// Starts the task that writes; it ends when the last recorder is dropped and everything is written.
+    pub fn start(store: Store) -> (Self, JoinHandle<()>) {
+        let (waiting, inbox) = mpsc::channel(WAITING);
+        (Self { waiting }, tokio::spawn(write(store, inbox)))
+    }
+
+    /// Hands an outcome over; waits while too many wait already.
+    pub async fn record(&self, owner: WorkerId, record: AttemptRecord) {
+        if self.waiting.send((owner, record)).await.is_err() {
+            tracing::error!("an outcome came after the recorder had stopped; the attempt will be shown as interrupted");
+        }
+    }
+}
+
+async fn write(store: Store, mut inbox: mpsc::Receiver<(WorkerId, AttemptRecord)>) {
+    let mut batch = Vec::with_capacity(BATCH);
+    while inbox.recv_many(&mut batch, BATCH).await > 0 {
+        if batch.len() < BATCH / 4 {
+            tokio::time::sleep(LINGER).await;
+            while batch.len() < BATCH {
+                let Ok(one) = inbox.try_recv() else { break };
+                batch.push(one);
+            }
+        }
+        // Owners differ only around the moment when a lease was lost.
+        while let Some((owner, _)) = batch.first() {
+            let owner = *owner;
+            let (own, rest) = std::mem::take(&mut batch).into_iter().partition(|(o, _)| *o == owner);
+            batch = rest;
+            let own: Vec<(WorkerId, AttemptRecord)> = own;
+            let records: Vec<AttemptRecord> = own.into_iter().map(|(_, record)| record).collect();
+            persist(&store, owner, &records).await;
+        }
+    }
+}
+
+/// Tries until the store takes them; only an error of one of the records itself gives that one up.
+async fn persist(store: &Store, owner: WorkerId, records: &[AttemptRecord]) {
+    let mut told = false;
+    loop {
+        match store.record(owner, records).await {
+            Ok(0) => break,
+            Ok(superseded) => {
+                metrics::counter!("hookyard_attempts_superseded_total").increment(superseded);
+                tracing::warn!(superseded, "outcomes came after their lease had been taken over");
+                break;
+            }
+            Err(error) => {
+                metrics::counter!("hookyard_db_errors_total").increment(1);
+                if !told {
+                    told = true;
+                    tracing::warn!(error = %error, outcomes = records.len(), "outcomes cannot be recorded; they wait until the store answers");
+                }
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+        }
+    }
+    fail::fail_point!("worker.after_record", |_| std::process::abort());
+}
