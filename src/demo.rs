@@ -56,7 +56,10 @@ pub(crate) async fn run(url: &str, as_json: bool) -> anyhow::Result<()> {
         say(&format!("tampered     answered {tampered_status}: {}", text(&tampered["error"])));
         say(&format!("             on record as {}: {}", text(&rejection["id"]), text(&rejection["detail"])));
     }
-    anyhow::ensure!(genuine_status == 200 && delivery["status"] == "delivered", "the genuine webhook was not delivered");
+    anyhow::ensure!(
+        genuine_status == 200 && delivery["status"] == "delivered",
+        "the genuine webhook was not delivered"
+    );
     anyhow::ensure!(tampered_status == 401, "the tampered webhook was answered {tampered_status}, not 401");
     Ok(())
 }
@@ -95,7 +98,8 @@ impl Api {
     /// With the key of the environment, or else as a fresh user where registration is open.
     async fn sign_in(&mut self) -> anyhow::Result<()> {
         if let Some(key) = key_from_environment()? {
-            let mut value = HeaderValue::try_from(format!("Bearer {key}")).context("HOOKYARD_API_KEY holds characters that no key has")?;
+            let mut value = HeaderValue::try_from(format!("Bearer {key}"))
+                .context("HOOKYARD_API_KEY holds characters that no key has")?;
             value.set_sensitive(true);
             self.auth.insert(AUTHORIZATION, value);
             return Ok(());
@@ -105,7 +109,9 @@ impl Api {
         self.auth.insert("sec-fetch-site", HeaderValue::from_static("same-origin"));
         let (status, headers, body) = self.call(Method::POST, "/api/v1/auth/register", Some(&account)).await?;
         if status != 201 {
-            bail!("the server lets nobody register without an invitation ({status}: {body}). Make an API key on its pages and set HOOKYARD_API_KEY or HOOKYARD_API_KEY_FILE");
+            bail!(
+                "the server lets nobody register without an invitation ({status}: {body}). Make an API key on its pages and set HOOKYARD_API_KEY or HOOKYARD_API_KEY_FILE"
+            );
         }
         let cookie = headers.get(SET_COOKIE).and_then(|v| v.to_str().ok()).and_then(|v| v.split(';').next());
         let cookie = cookie.context("the server started no session")?;
@@ -130,12 +136,20 @@ impl Api {
         self.send(method, &format!("{}{path}", self.base), self.auth.clone(), body).await
     }
 
-    async fn send(&self, method: Method, url: &str, mut headers: HeaderMap, body: String) -> anyhow::Result<(u16, HeaderMap, String)> {
+    async fn send(
+        &self,
+        method: Method,
+        url: &str,
+        mut headers: HeaderMap,
+        body: String,
+    ) -> anyhow::Result<(u16, HeaderMap, String)> {
         headers.entry(CONTENT_TYPE).or_insert(HeaderValue::from_static("application/json"));
         let uri = url.parse().with_context(|| format!("{url} is no URL; it looks like http://127.0.0.1:8080"))?;
         let request = OutgoingRequest { method, url: uri, headers, body: body.into() };
         let exchange = self.client.send(request, PATIENCE).await;
-        let answer = exchange.result.with_context(|| format!("no server answers at {}; start one with `hookyard`, or name it with --url", self.base))?;
+        let answer = exchange.result.with_context(|| {
+            format!("no server answers at {}; start one with `hookyard`, or name it with --url", self.base)
+        })?;
         Ok((answer.status.as_u16(), answer.headers, String::from_utf8_lossy(&answer.body).into_owned()))
     }
 
@@ -154,7 +168,10 @@ impl Api {
 
     /// The event's delivery, once it has an outcome.
     async fn delivered(&self, event: &str) -> anyhow::Result<Value> {
-        self.wait(&format!("/api/v1/deliveries?event_id={event}"), |d| d["status"] == "delivered" || d["status"] == "failed").await
+        self.wait(&format!("/api/v1/deliveries?event_id={event}"), |d| {
+            d["status"] == "delivered" || d["status"] == "failed"
+        })
+        .await
     }
 
     /// What the server keeps of the refused request.
@@ -171,7 +188,11 @@ impl Api {
             if newest.is_object() && wanted(newest) {
                 return Ok(newest.clone());
             }
-            anyhow::ensure!(started.elapsed() < PATIENCE, "{path} showed no outcome within {} s: {list}", PATIENCE.as_secs());
+            anyhow::ensure!(
+                started.elapsed() < PATIENCE,
+                "{path} showed no outcome within {} s: {list}",
+                PATIENCE.as_secs()
+            );
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }

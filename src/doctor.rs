@@ -54,7 +54,11 @@ pub(crate) async fn run(config: Result<Config, Exit>, as_json: bool) -> anyhow::
         Err(error) => report.add(Verdict::Fail, "config", error.message),
     }
     if as_json {
-        let checks: Vec<_> = report.0.iter().map(|(v, name, detail)| json!({"check": name, "status": v.word().to_lowercase(), "detail": detail})).collect();
+        let checks: Vec<_> = report
+            .0
+            .iter()
+            .map(|(v, name, detail)| json!({"check": name, "status": v.word().to_lowercase(), "detail": detail}))
+            .collect();
         say(&json!({ "checks": checks }).to_string());
     } else {
         for (verdict, name, detail) in &report.0 {
@@ -77,7 +81,9 @@ async fn check_all(config: &Config, report: &mut Report) {
     }
     match Store::open(&config.store_location(), Clock::default()).await {
         Ok(store) => check_store(config, &store, report).await,
-        Err(error) => report.add(Verdict::Fail, "store", format!("{error}; check HOOKYARD_DATABASE_URL and that Postgres runs")),
+        Err(error) => {
+            report.add(Verdict::Fail, "store", format!("{error}; check HOOKYARD_DATABASE_URL and that Postgres runs"))
+        }
     }
     if let Some(rabbit) = startup::rabbit_config(config) {
         check_broker(&rabbit, report).await;
@@ -85,27 +91,47 @@ async fn check_all(config: &Config, report: &mut Report) {
     let ranges: Vec<String> = config.egress_allow.iter().map(ToString::to_string).collect();
     match ranges.as_slice() {
         [] => report.add(Verdict::Ok, "egress", "destinations reach public addresses only"),
-        some => report.add(Verdict::Warn, "egress", format!("destinations may also reach {}; that is HOOKYARD_EGRESS_ALLOW", some.join(", "))),
+        some => report.add(
+            Verdict::Warn,
+            "egress",
+            format!("destinations may also reach {}; that is HOOKYARD_EGRESS_ALLOW", some.join(", ")),
+        ),
     }
     match &config.public_url {
         Some(url) if url.starts_with("https://") => report.add(Verdict::Ok, "public url", url.clone()),
-        Some(url) => report.add(Verdict::Warn, "public url", format!("{url} is not https: session cookies travel in clear")),
-        None if config.listen.ip().is_loopback() => report.add(Verdict::Ok, "public url", "this machine only; set HOOKYARD_PUBLIC_URL to receive from others"),
-        None => report.add(Verdict::Warn, "public url", "unset although the server listens beyond this machine; set HOOKYARD_PUBLIC_URL"),
+        Some(url) => {
+            report.add(Verdict::Warn, "public url", format!("{url} is not https: session cookies travel in clear"))
+        }
+        None if config.listen.ip().is_loopback() => {
+            report.add(Verdict::Ok, "public url", "this machine only; set HOOKYARD_PUBLIC_URL to receive from others")
+        }
+        None => report.add(
+            Verdict::Warn,
+            "public url",
+            "unset although the server listens beyond this machine; set HOOKYARD_PUBLIC_URL",
+        ),
     }
 }
 
 fn check_data_dir(config: &Config, report: &mut Report) {
     let dir = &config.data_dir;
     if let Err(error) = std::fs::create_dir_all(dir) {
-        report.add(Verdict::Fail, "data dir", format!("{}: {error}; set HOOKYARD_DATA_DIR to a directory that can be written", dir.display()));
+        report.add(
+            Verdict::Fail,
+            "data dir",
+            format!("{}: {error}; set HOOKYARD_DATA_DIR to a directory that can be written", dir.display()),
+        );
         return;
     }
-    report.check("disk", disk::free_bytes(dir).map_err(|e| e.to_string()).and_then(|free| {
-        let words = format!("{} MiB free, {} MiB is the watermark", free >> 20, config.min_free_disk >> 20);
-        if free < config.min_free_disk { Err(format!("{words}: senders get 503; free space")) } else { Ok(words) }
-    }));
-    report.check("fsync", fsync_ms(dir).map(|ms| format!("{ms:.1} ms for one durable write")).map_err(|e| e.to_string()));
+    report.check(
+        "disk",
+        disk::free_bytes(dir).map_err(|e| e.to_string()).and_then(|free| {
+            let words = format!("{} MiB free, {} MiB is the watermark", free >> 20, config.min_free_disk >> 20);
+            if free < config.min_free_disk { Err(format!("{words}: senders get 503; free space")) } else { Ok(words) }
+        }),
+    );
+    report
+        .check("fsync", fsync_ms(dir).map(|ms| format!("{ms:.1} ms for one durable write")).map_err(|e| e.to_string()));
     let key = dir.join("key");
     match std::fs::metadata(&key).map(|m| m.permissions().mode() & 0o077) {
         Ok(0) => report.add(Verdict::Ok, "key file", key.display().to_string()),
@@ -128,13 +154,20 @@ fn fsync_ms(dir: &std::path::Path) -> std::io::Result<f64> {
 async fn check_store(config: &Config, store: &Store, report: &mut Report) {
     match store.pending_migrations().await {
         Ok(0) => report.add(Verdict::Ok, "schema", "up to date"),
-        Ok(n) => report.add(Verdict::Warn, "schema", format!("{n} migrations wait; the next start, or `hookyard migrate`, applies them")),
+        Ok(n) => report.add(
+            Verdict::Warn,
+            "schema",
+            format!("{n} migrations wait; the next start, or `hookyard migrate`, applies them"),
+        ),
         Err(error) => report.add(Verdict::Fail, "schema", error.to_string()),
     }
     match &store.db {
         Db::Sqlite(pools) => {
             let version: Result<(String,), _> = sqlx::query_as("SELECT sqlite_version()").fetch_one(&pools.read).await;
-            report.check("store", version.map(|(v,)| format!("SQLite {v} in {}", config.data_dir.display())).map_err(|e| e.to_string()));
+            report.check(
+                "store",
+                version.map(|(v,)| format!("SQLite {v} in {}", config.data_dir.display())).map_err(|e| e.to_string()),
+            );
         }
         Db::Pg(pool) => {
             let version: Result<(String,), _> = sqlx::query_as("SHOW server_version").fetch_one(pool).await;
@@ -142,15 +175,28 @@ async fn check_store(config: &Config, store: &Store, report: &mut Report) {
             if let Ok(theirs) = store.store_now_ms().await {
                 let skew = (theirs - store.now_ms()).abs();
                 let words = format!("{skew} ms between this machine and Postgres");
-                let verdict = if skew > 60_000 { Verdict::Fail } else if skew > 2_000 { Verdict::Warn } else { Verdict::Ok };
-                report.add(verdict, "clock", if verdict == Verdict::Ok { words } else { format!("{words}; run a time service on both") });
+                let verdict = if skew > 60_000 {
+                    Verdict::Fail
+                } else if skew > 2_000 {
+                    Verdict::Warn
+                } else {
+                    Verdict::Ok
+                };
+                report.add(
+                    verdict,
+                    "clock",
+                    if verdict == Verdict::Ok { words } else { format!("{words}; run a time service on both") },
+                );
             }
         }
     }
     if store.pending_migrations().await.is_ok_and(|n| n == 0)
         && let Ok(vault) = startup::open_vault(config)
     {
-        report.check("key", vault.check(store).await.map(|()| "opens this store's secrets".to_owned()).map_err(|e| e.to_string()));
+        report.check(
+            "key",
+            vault.check(store).await.map(|()| "opens this store's secrets".to_owned()).map_err(|e| e.to_string()),
+        );
     }
 }
 

@@ -14,7 +14,12 @@ use hookyard_shared::{startup, telemetry};
 
 /// Self-hosted webhook relay: verify, queue durably, relay, record.
 #[derive(Parser)]
-#[command(name = "hookyard", version, about, after_help = "Without a command, hookyard serves everything in one process: SQLite and the embedded queue\nunder ./data, or Postgres and RabbitMQ if HOOKYARD_DATABASE_URL and HOOKYARD_AMQP_URL are set.")]
+#[command(
+    name = "hookyard",
+    version,
+    about,
+    after_help = "Without a command, hookyard serves everything in one process: SQLite and the embedded queue\nunder ./data, or Postgres and RabbitMQ if HOOKYARD_DATABASE_URL and HOOKYARD_AMQP_URL are set."
+)]
 struct Cli {
     /// Sets one setting, like `--set listen=0.0.0.0:8080`; wins over file and environment
     #[arg(long = "set", value_name = "NAME=VALUE", global = true)]
@@ -82,7 +87,9 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Demo { url, json } => demo::run(&url, json).await,
         Command::Migrate { check } => migrate(&load()?, check).await,
         Command::Config { command: ConfigCommand::Print } => print_config(&flags),
-        Command::Config { command: ConfigCommand::Check } => load().map(|_| say("the configuration can be used")).map_err(Into::into),
+        Command::Config { command: ConfigCommand::Check } => {
+            load().map(|_| say("the configuration can be used")).map_err(Into::into)
+        }
         Command::Doctor { json } => doctor::run(load(), json).await,
         Command::Healthcheck { url } => healthcheck(&url).await,
     }

@@ -39,9 +39,9 @@ async fn queue(base: &Base) -> anyhow::Result<(Arc<dyn Publisher>, Vec<Box<dyn C
         return Ok((Arc::new(RabbitPublisher::start(rabbit)), consumers));
     }
     let path = base.config.data_dir.join("queue.db");
-    let queue = EmbeddedQueue::open(&path, base.config.confirm_timeout)
-        .await
-        .map_err(|error| Exit::new(startup::EXIT_DISK, format!("{}: the embedded queue cannot be opened: {error}", path.display())))?;
+    let queue = EmbeddedQueue::open(&path, base.config.confirm_timeout).await.map_err(|error| {
+        Exit::new(startup::EXIT_DISK, format!("{}: the embedded queue cannot be opened: {error}", path.display()))
+    })?;
     let consumer = queue.consumer();
     Ok((Arc::new(queue), vec![Box::new(consumer)]))
 }

@@ -15,7 +15,8 @@ fn main() -> ExitCode {
         startup::require_distributed(&config, "ingress")?;
         let listeners = Listeners::bind(&config).await?;
         let base = startup::open_base(config.clone(), telemetry::init_metrics()?).await?;
-        let rabbit = startup::rabbit_config(&config).ok_or_else(|| Exit::new(startup::EXIT_CONFIG, "HOOKYARD_AMQP_URL is missing"))?;
+        let rabbit = startup::rabbit_config(&config)
+            .ok_or_else(|| Exit::new(startup::EXIT_CONFIG, "HOOKYARD_AMQP_URL is missing"))?;
         let publisher = RabbitPublisher::start(rabbit);
         let bound = listeners.main.local_addr()?;
         if let Some(token) = auth::setup::issue(&base.store).await? {

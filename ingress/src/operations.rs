@@ -6,9 +6,9 @@ use axum::Router;
 use axum::extract::{ConnectInfo, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use http::StatusCode;
 use hookyard_shared::clock::rfc3339;
 use hookyard_shared::queue::Health;
+use http::StatusCode;
 use serde_json::json;
 
 use crate::state::AppState;
@@ -26,7 +26,8 @@ pub fn metrics_for_loopback() -> Router<AppState> {
             if peer.ip().to_canonical().is_loopback() {
                 render(&state)
             } else {
-                (StatusCode::NOT_FOUND, "metrics are served to this machine only, or on HOOKYARD_OPS_LISTEN\n").into_response()
+                (StatusCode::NOT_FOUND, "metrics are served to this machine only, or on HOOKYARD_OPS_LISTEN\n")
+                    .into_response()
             }
         }),
     )
@@ -51,7 +52,11 @@ async fn ready(State(state): State<AppState>) -> Response {
         Health::Down => Err("the broker cannot be reached"),
         Health::Failed => Err("the queue's disk failed; restart on a healthy disk"),
     };
-    let disk = if state.door.disk_low() { Err("free space is below HOOKYARD_MIN_FREE_DISK") } else { Ok("above the watermark") };
+    let disk = if state.door.disk_low() {
+        Err("free space is below HOOKYARD_MIN_FREE_DISK")
+    } else {
+        Ok("above the watermark")
+    };
     let process = if state.door.draining() { Err("shutting down") } else { Ok("running") };
     let age_s = (state.store.now_ms() - state.catalog.synced_ms()) / 1000;
     let catalog_detail = format!("read whole {age_s} s ago ({})", rfc3339(state.catalog.synced_ms()));
@@ -59,7 +64,13 @@ async fn ready(State(state): State<AppState>) -> Response {
     let checks = [("process", process), ("queue", queue), ("disk", disk), ("store", catalog)];
     let down = checks.iter().any(|(name, outcome)| outcome.is_err() && *name != "store");
     let degraded = catalog.is_err();
-    let status = if down { "unavailable" } else if degraded { "degraded" } else { "ok" };
+    let status = if down {
+        "unavailable"
+    } else if degraded {
+        "degraded"
+    } else {
+        "ok"
+    };
     let checks: Vec<_> = checks
         .iter()
         .map(|(name, outcome)| {

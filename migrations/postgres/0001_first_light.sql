@@ -172,12 +172,13 @@ CREATE TABLE event (
     method            TEXT NOT NULL,
     path              TEXT NOT NULL,
     query             TEXT,
-    headers           BYTEA NOT NULL,
-    body              BYTEA NOT NULL,
     event_type        TEXT,
     provider_event_id TEXT,
     verified_by       UUID,
-    duplicate_of      UUID
+    duplicate_of      UUID,
+    -- Last, so that a list does not walk past large bodies.
+    headers           BYTEA NOT NULL,
+    body              BYTEA NOT NULL
 );
 -- The list of a workspace, newest first.
 CREATE INDEX event_of_workspace ON event (workspace_id, event_id);

@@ -166,12 +166,13 @@ CREATE TABLE event (
     method            TEXT NOT NULL,
     path              TEXT NOT NULL,
     query             TEXT,
-    headers           BLOB NOT NULL,
-    body              BLOB NOT NULL,
     event_type        TEXT,
     provider_event_id TEXT,
     verified_by       BLOB,
-    duplicate_of      BLOB
+    duplicate_of      BLOB,
+    -- Last, so that a list does not walk past large bodies.
+    headers           BLOB NOT NULL,
+    body              BLOB NOT NULL
 ) STRICT;
 -- The list of a workspace, newest first.
 CREATE INDEX event_of_workspace ON event (workspace_id, event_id);

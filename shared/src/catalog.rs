@@ -30,6 +30,11 @@ const UNKNOWN_MAX: usize = 10_000;
 /// How long a sender waits for the look-up of an unknown key.
 const LOOK_UP: Duration = Duration::from_millis(500);
 
+/// The store did not say whether a key exists.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the store did not say in time whether the source exists")]
+pub struct LookUpFailed;
+
 /// Everything that is configured, at one moment.
 #[derive(Debug, Default, Clone)]
 pub struct Snapshot {
@@ -155,29 +160,43 @@ impl Catalog {
         self.inner.synced_ms.load(Ordering::Relaxed)
     }
 
-    /// The source with this key; an unknown key is looked up in the store once a second at most, by four senders at
-    /// most, and is unknown while the store does not answer.
-    pub async fn source(&self, key: &str) -> Option<Arc<Source>> {
+    /// The source with this key. A key that is not in memory is looked up in the store before it is called unknown, once
+    /// a second at most and by four senders at a time; the others wait for them.
+    ///
+    /// # Errors
+    /// [`LookUpFailed`] when the store did not answer in time: the key may be good.
+    pub async fn source(&self, key: &str) -> Result<Option<Arc<Source>>, LookUpFailed> {
         if let Some(source) = self.inner.snapshot.load().source_by_key(key) {
-            return Some(source.clone());
+            return Ok(Some(source.clone()));
         }
         // What cannot be a key is not worth a question.
         if crate::id::decode(key).is_err() || self.known_unknown(key) {
-            return None;
+            return Ok(None);
         }
-        let _permit = self.inner.look_ups.try_acquire().ok()?;
-        let row = tokio::time::timeout(LOOK_UP, self.inner.store.source_row_by_key(key)).await;
-        match row {
-            Ok(Ok(Some(row))) => {
-                let id = row.source_id.into();
-                self.apply(&[CatalogChange::Source(id)]).await.ok()?;
-                self.inner.snapshot.load().source_by_key(key).cloned()
+        tokio::time::timeout(LOOK_UP, self.look_up(key)).await.map_err(|_| LookUpFailed)?
+    }
+
+    async fn look_up(&self, key: &str) -> Result<Option<Arc<Source>>, LookUpFailed> {
+        let _permit = self.inner.look_ups.acquire().await.map_err(|_| LookUpFailed)?;
+        // Somebody may have asked while this sender waited for its turn.
+        let known = || self.inner.snapshot.load().source_by_key(key).cloned();
+        if let Some(source) = known() {
+            return Ok(Some(source));
+        }
+        if self.known_unknown(key) {
+            return Ok(None);
+        }
+        match self.inner.store.source_row_by_key(key).await {
+            Ok(Some(row)) => {
+                let change = CatalogChange::Source(row.source_id.into());
+                self.apply(&[change]).await.map_err(|_| LookUpFailed)?;
+                Ok(known())
             }
-            Ok(Ok(None)) => {
+            Ok(None) => {
                 self.remember_unknown(key);
-                None
+                Ok(None)
             }
-            Ok(Err(_)) | Err(_) => None,
+            Err(_) => Err(LookUpFailed),
         }
     }
 

@@ -96,7 +96,9 @@ pub fn require_distributed(config: &Config, program: &str) -> Result<(), Exit> {
         Profile::Distributed { .. } => Ok(()),
         Profile::Embedded => Err(Exit::new(
             EXIT_CONFIG,
-            format!("`{program}` needs the distributed profile: set HOOKYARD_DATABASE_URL (Postgres), HOOKYARD_AMQP_URL (RabbitMQ) and HOOKYARD_ENCRYPTION_KEY. To run everything in one process without them, start `hookyard`"),
+            format!(
+                "`{program}` needs the distributed profile: set HOOKYARD_DATABASE_URL (Postgres), HOOKYARD_AMQP_URL (RabbitMQ) and HOOKYARD_ENCRYPTION_KEY. To run everything in one process without them, start `hookyard`"
+            ),
         )),
     }
 }
@@ -135,7 +137,10 @@ pub fn open_vault(config: &Config) -> Result<Vault, Exit> {
     let key = match &config.encryption_key {
         Some(key) => key.clone(),
         None => key_file(&config.data_dir.join("key")).map_err(|error| {
-            Exit::new(EXIT_CONFIG, format!("{}: the key file cannot be used: {error}", config.data_dir.join("key").display()))
+            Exit::new(
+                EXIT_CONFIG,
+                format!("{}: the key file cannot be used: {error}", config.data_dir.join("key").display()),
+            )
         })?,
     };
     Vault::new(key.expose_secret()).map_err(|error| Exit::new(EXIT_CONFIG, format!("HOOKYARD_ENCRYPTION_KEY: {error}")))
@@ -167,8 +172,16 @@ pub async fn open_base(config: Arc<Config>, metrics: Metrics) -> Result<Base, Ex
         Profile::Embedded => Some(Arc::new(lock_dir(&config.data_dir).map_err(|error| {
             let dir = config.data_dir.display();
             match error.kind() {
-                std::io::ErrorKind::WouldBlock => Exit::new(EXIT_CONFIG, format!("{dir} is in use by another hookyard; stop it, or set HOOKYARD_DATA_DIR to another directory")),
-                _ => Exit::new(EXIT_CONFIG, format!("{dir} cannot be used: {error}; set HOOKYARD_DATA_DIR to a directory that can be written")),
+                std::io::ErrorKind::WouldBlock => Exit::new(
+                    EXIT_CONFIG,
+                    format!(
+                        "{dir} is in use by another hookyard; stop it, or set HOOKYARD_DATA_DIR to another directory"
+                    ),
+                ),
+                _ => Exit::new(
+                    EXIT_CONFIG,
+                    format!("{dir} cannot be used: {error}; set HOOKYARD_DATA_DIR to a directory that can be written"),
+                ),
             }
         })?)),
         Profile::Distributed { .. } => None,
@@ -181,9 +194,9 @@ pub async fn open_base(config: Arc<Config>, metrics: Metrics) -> Result<Base, Ex
     })?;
     let providers = Providers::embedded().map_err(|error| Exit::new(EXIT_CONFIG, error.to_string()))?;
     let providers = Arc::new(providers);
-    let catalog = Catalog::start(store.clone(), vault.clone(), providers.clone())
-        .await
-        .map_err(|error| Exit::new(EXIT_UNAVAILABLE, format!("the configuration cannot be read from the store: {error}")))?;
+    let catalog = Catalog::start(store.clone(), vault.clone(), providers.clone()).await.map_err(|error| {
+        Exit::new(EXIT_UNAVAILABLE, format!("the configuration cannot be read from the store: {error}"))
+    })?;
     Ok(Base { config, store, vault, providers, catalog, metrics, _lock: lock })
 }
 
@@ -205,7 +218,10 @@ pub fn rabbit_config(config: &Config) -> Option<RabbitConfig> {
 /// # Errors
 /// When it is taken or not ours; the message names the setting.
 pub async fn bind(setting: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.map_err(|error| Exit::new(EXIT_CONFIG, format!("{setting}: cannot listen on {address}: {error}"))).context("listen")
+    TcpListener::bind(address)
+        .await
+        .map_err(|error| Exit::new(EXIT_CONFIG, format!("{setting}: cannot listen on {address}: {error}")))
+        .context("listen")
 }
 
 /// Fires on SIGTERM or SIGINT; a second one ends the process at once.

@@ -1,5 +1,7 @@
 //! What both queues promise, by one suite: nothing lost, in order, again after a restart until acknowledged.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on should panic")]
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -46,9 +48,11 @@ impl Bench {
             }
             Self::Rabbit(config) => {
                 let publisher: Arc<dyn Publisher> = Arc::new(RabbitPublisher::start(config.clone()));
-                wait_until("the publisher is connected", Duration::from_secs(20), async || publisher.health() == Health::Up)
-                    .await
-                    .unwrap();
+                wait_until("the publisher is connected", Duration::from_secs(20), async || {
+                    publisher.health() == Health::Up
+                })
+                .await
+                .unwrap();
                 let consumers =
                     config.consumers(config.partitions).into_iter().map(|c| Box::new(c) as Box<dyn Consumer>).collect();
                 Ends { publisher, consumers }
@@ -208,7 +212,8 @@ async fn a_message_that_no_queue_takes_is_an_error_although_the_broker_confirms_
     let bench = Bench::rabbit(1).await;
     let Ends { publisher, .. } = bench.open().await;
     let Bench::Rabbit(config) = &bench else { return };
-    let connection = lapin::Connection::connect(&shared_rabbit().await.unwrap().url(), Default::default()).await.unwrap();
+    let connection =
+        lapin::Connection::connect(&shared_rabbit().await.unwrap().url(), Default::default()).await.unwrap();
     let channel = connection.create_channel().await.unwrap();
     let queue = format!("{}.events.0", config.prefix);
     channel.queue_delete(queue.as_str().into(), Default::default()).await.unwrap();

@@ -1,6 +1,8 @@
 //! What the store promises the worker, on both engines: once only, leased to one, fenced, and limits that hold over all
 //! workers.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on should panic")]
+
 use std::collections::HashSet;
 
 use hookyard_shared::clock::Clock;
@@ -9,9 +11,7 @@ use hookyard_shared::id::{
 };
 use hookyard_shared::model::Event;
 use hookyard_shared::q;
-use hookyard_shared::store::relay::{
-    AttemptRecord, AttemptState, NewDelivery, NewStatus, Next, Room, SlotWish,
-};
+use hookyard_shared::store::relay::{AttemptRecord, AttemptState, NewDelivery, NewStatus, Next, Room, SlotWish};
 use hookyard_shared::store::{Store, StoreLocation};
 use hookyard_testkit::shared_postgres;
 
@@ -40,8 +40,13 @@ impl Bench {
         let store = Store::open(&location, Clock::default()).await.unwrap();
         store.migrate().await.unwrap();
         let (workspace, destination) = (WorkspaceId::new(), DestinationId::new());
-        q!(&store.db, execute, "INSERT INTO workspace (workspace_id, name, created_ms) VALUES ($1, 'w', 0)", workspace.0)
-            .unwrap();
+        q!(
+            &store.db,
+            execute,
+            "INSERT INTO workspace (workspace_id, name, created_ms) VALUES ($1, 'w', 0)",
+            workspace.0
+        )
+        .unwrap();
         q!(
             &store.db,
             execute,
@@ -219,10 +224,7 @@ async fn a_dead_workers_deliveries_are_taken_over_and_its_late_outcome_is_supers
     assert_eq!(bench.store.record(dead, &[late]).await.unwrap(), 1);
     assert_eq!(bench.row(deliveries[0].id).await.0, "leased", "the heir's attempt goes on");
     bench.store.record(heir, &[record(deliveries[0].id, 2, Next::Delivered)]).await.unwrap();
-    assert_eq!(
-        bench.attempts(deliveries[0].id).await,
-        [(1, "superseded".to_owned()), (2, "succeeded".to_owned())]
-    );
+    assert_eq!(bench.attempts(deliveries[0].id).await, [(1, "superseded".to_owned()), (2, "succeeded".to_owned())]);
 }
 
 async fn what_a_worker_leased_after_its_end_is_found(bench: Bench) {
@@ -237,8 +239,7 @@ async fn slots_hold_a_destinations_limit_over_all_workers(bench: Bench) {
     let wish = |wanted| [SlotWish { destination_id: bench.destination, wanted }];
     for _ in 0..20 {
         let (wish_one, wish_two) = (wish(3), wish(2));
-        let (a, b) =
-            tokio::join!(bench.store.acquire_slots(one, &wish_one), bench.store.acquire_slots(two, &wish_two));
+        let (a, b) = tokio::join!(bench.store.acquire_slots(one, &wish_one), bench.store.acquire_slots(two, &wish_two));
         let (a, b) = (a.unwrap()[&bench.destination], b.unwrap()[&bench.destination]);
         assert!(a + b <= 3, "{a} + {b}");
         let (wish_one, wish_two) = (wish(0), wish(0));

@@ -141,7 +141,7 @@ fn is_refusal(error: &StoreError) -> bool {
         return false;
     }
     match code.parse::<u32>() {
-        Ok(sqlite) if code.len() < 5 => matches!(sqlite & 0xff, 18 | 19 | 20),
+        Ok(sqlite) if code.len() < 5 => matches!(sqlite & 0xff, 18..=20),
         _ => ["21", "22", "23"].iter().any(|class| code.starts_with(class)),
     }
 }

@@ -75,7 +75,9 @@ impl Lease {
     fn check(&self) {
         let current = self.lock();
         if Instant::now() >= current.until && !current.fence.is_cancelled() {
-            tracing::warn!("the lease could not be renewed in time; attempts under way are cut off until the store answers");
+            tracing::warn!(
+                "the lease could not be renewed in time; attempts under way are cut off until the store answers"
+            );
             current.fence.cancel();
         }
     }

@@ -3,8 +3,8 @@
 use axum::Router;
 use axum::response::IntoResponse;
 use axum::routing::get;
-use http::StatusCode;
 use hookyard_shared::startup::Base;
+use http::StatusCode;
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -35,12 +35,10 @@ pub async fn serve(base: Base, listener: TcpListener, shutdown: CancellationToke
             (status, axum::Json(json!({"status": if ready { "ok" } else { "unavailable" }, "checks": checks})))
         }
     };
-    let router = Router::new()
-        .route("/healthz", get(|| async { "ok\n" }))
-        .route("/readyz", get(ready))
-        .route("/metrics", get(move || async move {
-            ([("content-type", "text/plain; version=0.0.4")], metrics.render()).into_response()
-        }));
+    let router = Router::new().route("/healthz", get(|| async { "ok\n" })).route("/readyz", get(ready)).route(
+        "/metrics",
+        get(move || async move { ([("content-type", "text/plain; version=0.0.4")], metrics.render()).into_response() }),
+    );
     axum::serve(listener, router).with_graceful_shutdown(shutdown.cancelled_owned()).await?;
     Ok(())
 }

@@ -1,32 +1,44 @@
-//! Removes what is older than the retention, a little at a time.
+//! Keeps the store tidy, a little at a time: brings what waits in line with the configuration, and removes what is older
+//! than the retention.
 
 use std::time::Duration;
 
+use hookyard_shared::store::StoreResult;
 use tokio_util::sync::CancellationToken;
 
 use crate::Worker;
 
-/// Between rounds when there is nothing left to remove.
-const PAUSE: Duration = Duration::from_secs(60);
-/// Between steps of one round.
+/// Between looks at what waits.
+const SETTLE: Duration = Duration::from_secs(10);
+/// Between rounds of removal, in looks at what waits.
+const ROUNDS: u32 = 6;
+/// Between steps of one round, so that nobody waits for it.
 const STEP: Duration = Duration::from_millis(200);
 
-/// Removes until `stop` fires.
+/// Tidies until `stop` fires.
 pub(crate) async fn run(worker: Worker, stop: CancellationToken) {
-    let config = &worker.base.config;
-    let millis = |duration: Duration| i64::try_from(duration.as_millis()).unwrap_or(i64::MAX / 2);
-    let (events, rejections) = (millis(config.retention), millis(config.retention_rejections));
-    let mut pause = PAUSE;
-    loop {
-        tokio::select! { () = tokio::time::sleep(pause) => {}, () = stop.cancelled() => return }
-        let now = worker.base.store.now_ms();
-        pause = match worker.base.store.remove_expired(now - events, now - rejections).await {
-            Ok(true) => STEP,
-            Ok(false) => PAUSE,
-            Err(error) => {
-                tracing::warn!(error = %error, "old records could not be removed; trying again later");
-                PAUSE
-            }
+    let mut round = 0_u32;
+    while !stop.is_cancelled() {
+        tokio::select! { () = tokio::time::sleep(SETTLE) => {}, () = stop.cancelled() => return }
+        round += 1;
+        let outcome = match worker.base.store.settle_waiting().await {
+            Ok(()) if round.is_multiple_of(ROUNDS) => remove(&worker, &stop).await,
+            outcome => outcome,
         };
+        if let Err(error) = outcome {
+            tracing::warn!(error = %error, "the store could not be tidied; trying again later");
+        }
     }
+}
+
+async fn remove(worker: &Worker, stop: &CancellationToken) -> StoreResult<()> {
+    let store = &worker.base.store;
+    let millis = |age: Duration| i64::try_from(age.as_millis()).unwrap_or(i64::MAX / 2);
+    let events = store.now_ms() - millis(worker.base.config.retention);
+    let rejections = store.now_ms() - millis(worker.base.config.retention_rejections);
+    store.cancel_orphans().await?;
+    while store.remove_expired(events, rejections).await? && !stop.is_cancelled() {
+        tokio::time::sleep(STEP).await;
+    }
+    Ok(())
 }

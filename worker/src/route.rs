@@ -9,11 +9,7 @@ use hookyard_shared::store::relay::{NewDelivery, NewStatus};
 
 /// The deliveries of `events`. `room` says how many more a destination's lane takes; what fits is leased at birth, the
 /// rest waits in the store, due now.
-pub fn route(
-    catalog: &Snapshot,
-    events: &[Event],
-    mut room: impl FnMut(DestinationId) -> usize,
-) -> Vec<NewDelivery> {
+pub fn route(catalog: &Snapshot, events: &[Event], mut room: impl FnMut(DestinationId) -> usize) -> Vec<NewDelivery> {
     let mut left: HashMap<DestinationId, usize> = HashMap::new();
     let mut deliveries = Vec::with_capacity(events.len());
     for event in events {

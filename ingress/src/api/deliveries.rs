@@ -233,7 +233,8 @@ async fn read(
     let delivery = state.store.delivery(principal.workspace_id, id).await?.ok_or(ApiError::NotFound)?;
     let attempts = state.store.attempts(principal.workspace_id, id).await?;
     // An attempt may end between the two reads; its row then counts.
-    let under_way = AttemptView::under_way(&delivery).filter(|now| attempts.iter().all(|ended| ended.number != now.number));
+    let under_way =
+        AttemptView::under_way(&delivery).filter(|now| attempts.iter().all(|ended| ended.number != now.number));
     let attempts = attempts.into_iter().map(AttemptView::from).chain(under_way).collect();
     Ok(Json(DeliveryDetailView { delivery: delivery.into(), attempts }))
 }
@@ -278,12 +279,15 @@ fn answer(transition: Transition) -> ApiResult<Json<DeliveryView>> {
     match transition {
         Transition::Done(row) => Ok(Json((*row).into())),
         Transition::NotFound => Err(ApiError::NotFound),
-        Transition::NowhereToGo => {
-            Err(ApiError::conflict("destination_gone", "its subscription or its destination was removed; there is nowhere to send it"))
-        }
+        Transition::NowhereToGo => Err(ApiError::conflict(
+            "destination_gone",
+            "its subscription or its destination was removed; there is nowhere to send it",
+        )),
         Transition::Refused { status } => Err(match status.as_str() {
             "leased" => ApiError::conflict("attempt_under_way", "an attempt is under way; try again when it has ended"),
-            "held" => ApiError::conflict("delivery_held", "its destination is disabled; enable it to send what is held"),
+            "held" => {
+                ApiError::conflict("delivery_held", "its destination is disabled; enable it to send what is held")
+            }
             other => ApiError::conflict("delivery_ended", format!("it has ended already: {other}")),
         }),
     }

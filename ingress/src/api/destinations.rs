@@ -2,6 +2,8 @@
 
 mod view;
 
+use std::time::Duration;
+
 use axum::Json;
 use axum::extract::State;
 use axum::http::header::ETAG;
@@ -27,6 +29,8 @@ const CONCURRENCY: std::ops::RangeInclusive<i64> = 1..=256;
 const TIMEOUT_MS: std::ops::RangeInclusive<i64> = 1_000..=60_000;
 const INSPECTOR_STATUS: std::ops::RangeInclusive<i64> = 200..=599;
 const INSPECTOR_DELAY_MS: std::ops::RangeInclusive<i64> = 0..=60_000;
+/// When a catalog knows of a change: within a second while notices come, within 35 s otherwise.
+const CATALOG_KNOWS: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(38)];
 /// As much of a body as a list of inspections shows.
 const SHOWN_BODY: i32 = 20 * 1024;
 
@@ -182,7 +186,9 @@ async fn create(
     match (new.kind, new.url) {
         (Kind::Http, Some(url)) => (destination.url, warning) = checked_url(&state, &url, &mut errors).await,
         (Kind::Http, None) => errors.push(field("/url", "needed: where should the webhooks go?")),
-        (Kind::Inspector, Some(_)) => errors.push(field("/url", "an inspector has no URL; leave it out, or choose the kind `http`")),
+        (Kind::Inspector, Some(_)) => {
+            errors.push(field("/url", "an inspector has no URL; leave it out, or choose the kind `http`"))
+        }
         (Kind::Inspector, None) => {}
     }
     if !errors.is_empty() {
@@ -333,10 +339,22 @@ fn shown(destination: Destination) -> Shown {
 }
 
 /// Releases what was held, in a task of its own: it goes on when the client hangs up.
+///
+/// A worker whose catalog is old holds more for a moment, so the task looks again when every catalog must know.
 async fn release(state: &AppState, principal: &Principal, id: DestinationId) -> ApiResult<u64> {
     let (store, workspace) = (state.store.clone(), principal.workspace_id);
-    let task = tokio::spawn(async move { store.release_held(workspace, id).await });
-    Ok(task.await.map_err(|error| ApiError::Internal(error.into()))??)
+    let (tell, told) = tokio::sync::oneshot::channel();
+    tokio::spawn(async move {
+        // Nobody listening only means that the client hung up.
+        tell.send(store.release_held(workspace, id).await).ok();
+        for wait in CATALOG_KNOWS {
+            tokio::time::sleep(wait).await;
+            if let Err(error) = store.release_held(workspace, id).await {
+                tracing::warn!(destination.id = %id, error = %error, "late held deliveries were not released; enabling again does it");
+            }
+        }
+    });
+    Ok(told.await.map_err(|error| ApiError::Internal(error.into()))??)
 }
 
 fn set_inspector(destination: &mut Destination, given: Option<InspectorAnswer>, errors: &mut Vec<FieldError>) {

@@ -4,8 +4,10 @@ use std::str::FromStr;
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::header::{CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
 use axum::http::Uri;
+use axum::http::header::{
+    CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS,
+};
 use axum::response::{IntoResponse, Response};
 use hookyard_shared::auth::Scope;
 use hookyard_shared::clock::{Millis, rfc3339};
@@ -305,9 +307,13 @@ mod tests {
     #[test]
     fn filters_are_read_or_named_when_they_cannot_be() {
         let filters = |query: &str| Filters::read(&format!("/events?{query}").parse().unwrap());
-        let filter = filters("status=failed&event_type=&q=a%20b&received_after=2026-01-31T12:00:00%2B01:00").events().unwrap();
+        let filter =
+            filters("status=failed&event_type=&q=a%20b&received_after=2026-01-31T12:00:00%2B01:00").events().unwrap();
         assert_eq!((filter.status, filter.event_type), (Some(DeliveryStatus::Failed), None));
-        assert_eq!((filter.q.as_deref(), filter.received_after.map(rfc3339)), (Some("a b"), Some("2026-01-31T11:00:00.000Z".into())));
+        assert_eq!(
+            (filter.q.as_deref(), filter.received_after.map(rfc3339)),
+            (Some("a b"), Some("2026-01-31T11:00:00.000Z".into()))
+        );
         for bad in ["status=lost", "source_id=evt_1", "received_before=yesterday", "received_after=1700000000"] {
             assert!(matches!(filters(bad).events(), Err(ApiError::BadRequest { code: "bad_filter", .. })), "{bad}");
         }

@@ -35,10 +35,7 @@ const MAX_NAME: usize = 100;
 
 /// The routes of this resource and of the secrets in it.
 pub fn routes() -> OpenApiRouter<AppState> {
-    OpenApiRouter::new()
-        .routes(routes!(list, create))
-        .routes(routes!(read, update, remove))
-        .merge(secrets::routes())
+    OpenApiRouter::new().routes(routes!(list, create)).routes(routes!(read, update, remove)).merge(secrets::routes())
 }
 
 /// A new source.
@@ -118,7 +115,11 @@ struct SourceChange {
     (status = 401, description = "Not logged in.", body = Problem, content_type = "application/problem+json"),
     (status = 403, description = "The scope `read` is missing.", body = Problem, content_type = "application/problem+json"),
 ))]
-async fn list(principal: Principal, State(state): State<AppState>, page: PageQuery) -> ApiResult<Json<Listing<SourceView>>> {
+async fn list(
+    principal: Principal,
+    State(state): State<AppState>,
+    page: PageQuery,
+) -> ApiResult<Json<Listing<SourceView>>> {
     principal.require(Scope::Read)?;
     let workspace = principal.workspace_id;
     let rows = state.store.sources(workspace, page.cursor, page.limit + 1).await?;
@@ -385,7 +386,6 @@ fn new_source_key() -> String {
     rand::fill(&mut bytes);
     id::encode(Uuid::from_bytes(bytes))
 }
-
 
 #[cfg(test)]
 mod tests {

@@ -64,8 +64,10 @@ impl App {
         let mut flags = vec![("data_dir".to_owned(), dir.path().join("data").display().to_string())];
         flags.extend(settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
         let config = Config::load(None, [], &flags).unwrap();
-        let base = open_base(Arc::new(config), Metrics::default()).await.unwrap_or_else(|exit| panic!("{}", exit.message));
-        let state = AppState::new(Parts { base, publisher: Arc::new(Nowhere), bound: "127.0.0.1:8080".parse().unwrap() });
+        let base =
+            open_base(Arc::new(config), Metrics::default()).await.unwrap_or_else(|exit| panic!("{}", exit.message));
+        let state =
+            AppState::new(Parts { base, publisher: Arc::new(Nowhere), bound: "127.0.0.1:8080".parse().unwrap() });
         Self { router: crate::whole(state.clone()), state, _dir: dir }
     }
 
@@ -101,7 +103,9 @@ impl App {
     }
 
     async fn form(&self, path: &str, headers: &[(&str, &str)], body: &str) -> Reply {
-        let mut request = Request::post(path).header("content-type", "application/x-www-form-urlencoded").header("host", "127.0.0.1:8080");
+        let mut request = Request::post(path)
+            .header("content-type", "application/x-www-form-urlencoded")
+            .header("host", "127.0.0.1:8080");
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
@@ -137,12 +141,24 @@ async fn a_session_begins_at_registration_and_ends_at_logout_on_the_server() {
     assert!(me["id"].as_str().unwrap().starts_with("usr_"));
     let cookie = reply.cookie();
     let set_cookie = reply.headers["set-cookie"].to_str().unwrap();
-    assert!(set_cookie.starts_with("hky=") && set_cookie.contains("HttpOnly; SameSite=Lax") && !set_cookie.contains("Secure"), "{set_cookie}");
+    assert!(
+        set_cookie.starts_with("hky=")
+            && set_cookie.contains("HttpOnly; SameSite=Lax")
+            && !set_cookie.contains("Secure"),
+        "{set_cookie}"
+    );
 
     assert_eq!(app.get("/api/v1/me", &[("cookie", &cookie)]).await.json()["email"], "ada@example.com");
     assert_eq!(app.get("/api/v1/me", &[]).await.code(), "unauthorized");
-    assert_eq!(app.send(Method::POST, "/api/v1/auth/logout", &[("cookie", &cookie), SAME], None).await.status, StatusCode::NO_CONTENT);
-    assert_eq!(app.get("/api/v1/me", &[("cookie", &cookie)]).await.code(), "unauthorized", "a stolen cookie is worth nothing");
+    assert_eq!(
+        app.send(Method::POST, "/api/v1/auth/logout", &[("cookie", &cookie), SAME], None).await.status,
+        StatusCode::NO_CONTENT
+    );
+    assert_eq!(
+        app.get("/api/v1/me", &[("cookie", &cookie)]).await.code(),
+        "unauthorized",
+        "a stolen cookie is worth nothing"
+    );
 
     for login in ["ada", "ADA@example.com"] {
         assert_eq!(app.login(login, PASSWORD, &[]).await.status, StatusCode::OK);
@@ -170,10 +186,12 @@ async fn a_cookie_set_by_somebody_else_never_becomes_a_session() {
 #[tokio::test]
 async fn registration_names_every_wrong_field() {
     let app = App::new(&[]).await;
-    let reply = app.post("/api/v1/auth/register", &[], json!({"email": "x", "username": "a b", "password": "password1"})).await;
+    let reply =
+        app.post("/api/v1/auth/register", &[], json!({"email": "x", "username": "a b", "password": "password1"})).await;
     assert_eq!((reply.status, reply.code().as_str()), (StatusCode::UNPROCESSABLE_ENTITY, "validation_failed"));
     let problem = reply.json();
-    let pointers: Vec<&str> = problem["errors"].as_array().unwrap().iter().map(|e| e["pointer"].as_str().unwrap()).collect();
+    let pointers: Vec<&str> =
+        problem["errors"].as_array().unwrap().iter().map(|e| e["pointer"].as_str().unwrap()).collect();
     assert_eq!(pointers, ["/email", "/username", "/password"]);
     assert_eq!(problem["request_id"], reply.headers["x-request-id"].to_str().unwrap());
     assert_eq!(problem["type"], "/problems/validation_failed");
@@ -212,7 +230,11 @@ async fn guessing_is_slowed_down_but_keeps_nobody_out_who_is_known() {
     let wait: i64 = refused.headers["retry-after"].to_str().unwrap().parse().unwrap();
     assert!((1..=900).contains(&wait), "{wait}");
     assert_eq!(app.login("ada", PASSWORD, &[]).await.status, StatusCode::TOO_MANY_REQUESTS);
-    assert_eq!(app.login("ada", PASSWORD, &[("cookie", &cookie), SAME]).await.status, StatusCode::OK, "a known browser");
+    assert_eq!(
+        app.login("ada", PASSWORD, &[("cookie", &cookie), SAME]).await.status,
+        StatusCode::OK,
+        "a known browser"
+    );
     for _ in 0..3 {
         app.login("ada", "wrong guess", &[]).await;
     }
@@ -245,7 +267,8 @@ async fn another_site_cannot_use_the_cookie() {
 async fn a_key_works_until_it_is_revoked_and_only_where_it_belongs() {
     let app = App::new(&[]).await;
     let (ada, bob) = (app.user("ada").await, app.user("bob").await);
-    let reply = app.post("/api/v1/api-keys", &[("cookie", &ada), SAME], json!({"name": "ci", "scopes": ["admin"]})).await;
+    let reply =
+        app.post("/api/v1/api-keys", &[("cookie", &ada), SAME], json!({"name": "ci", "scopes": ["admin"]})).await;
     assert_eq!(reply.status, StatusCode::CREATED, "{}", reply.text);
     let created = reply.json();
     let (id, key) = (created["id"].as_str().unwrap().to_owned(), created["key"].as_str().unwrap().to_owned());
@@ -273,11 +296,17 @@ async fn a_key_works_until_it_is_revoked_and_only_where_it_belongs() {
     assert_eq!(app.get("/api/v1/me", &[("cookie", &ada), header]).await.status, StatusCode::OK);
 
     // A key with less: no more than it says, and it gives no more away.
-    let reply = app.post("/api/v1/api-keys", &[("cookie", &ada), SAME], json!({"name": "reader", "scopes": ["read"]})).await.json();
+    let reply = app
+        .post("/api/v1/api-keys", &[("cookie", &ada), SAME], json!({"name": "reader", "scopes": ["read"]}))
+        .await
+        .json();
     let reader = format!("Bearer {}", reply["key"].as_str().unwrap());
     assert_eq!(app.get("/api/v1/api-keys", &[("authorization", &reader)]).await.code(), "missing_scope");
     assert_eq!(app.get("/api/v1/me/sessions", &[("authorization", &reader)]).await.code(), "session_required");
-    assert_eq!(app.get("/api/v1/me", &[("authorization", "Bearer hky_wrong"), ("cookie", &ada)]).await.code(), "unauthorized");
+    assert_eq!(
+        app.get("/api/v1/me", &[("authorization", "Bearer hky_wrong"), ("cookie", &ada)]).await.code(),
+        "unauthorized"
+    );
 
     let rotated = app.send(Method::POST, &format!("{path}/rotate"), &[("cookie", &ada), SAME], None).await.json();
     assert_eq!(app.get("/api/v1/me", &auth).await.code(), "unauthorized", "rotated away");
@@ -303,7 +332,10 @@ async fn a_creation_sent_twice_happens_once() {
     assert_eq!(other.status, StatusCode::UNPROCESSABLE_ENTITY);
     // What failed made nothing, so the key is free again.
     let headers = [("cookie", cookie.as_str()), SAME, ("idempotency-key", "k-2")];
-    assert_eq!(app.post("/api/v1/api-keys", &headers, json!({"name": ""})).await.status, StatusCode::UNPROCESSABLE_ENTITY);
+    assert_eq!(
+        app.post("/api/v1/api-keys", &headers, json!({"name": ""})).await.status,
+        StatusCode::UNPROCESSABLE_ENTITY
+    );
     assert_eq!(app.post("/api/v1/api-keys", &headers, json!({"name": "now"})).await.status, StatusCode::CREATED);
     // The reply holds a key, so the store holds it sealed.
     let key = first.json()["key"].as_str().unwrap().to_owned();
@@ -316,12 +348,18 @@ async fn a_changed_password_needs_the_old_one_and_ends_the_old_session() {
     let app = App::new(&[]).await;
     let cookie = app.user("ada").await;
     let other = app.login("ada", PASSWORD, &[]).await.cookie();
-    let patch = async |cookie: &str, body: Value| app.send(Method::PATCH, "/api/v1/me", &[("cookie", cookie), SAME], Some(body)).await;
+    let patch = async |cookie: &str, body: Value| {
+        app.send(Method::PATCH, "/api/v1/me", &[("cookie", cookie), SAME], Some(body)).await
+    };
     let reply = patch(&cookie, json!({"password": "another long one"})).await;
     assert_eq!(reply.json()["errors"][0]["pointer"], "/current_password");
     let reply = patch(&cookie, json!({"password": "another long one", "current_password": "wrong"})).await;
     assert_eq!(reply.json()["errors"][0]["pointer"], "/current_password");
-    let reply = patch(&cookie, json!({"password": "another long one", "current_password": PASSWORD, "end_other_sessions": true})).await;
+    let reply = patch(
+        &cookie,
+        json!({"password": "another long one", "current_password": PASSWORD, "end_other_sessions": true}),
+    )
+    .await;
     assert_eq!(reply.status, StatusCode::OK, "{}", reply.text);
     for old in [&cookie, &other] {
         assert_eq!(app.get("/api/v1/me", &[("cookie", old)]).await.status, StatusCode::UNAUTHORIZED);
@@ -346,19 +384,33 @@ async fn every_refusal_of_the_api_is_a_problem_and_every_reply_carries_its_heade
         assert_eq!(reply.headers.contains_key("allow"), code == "method_not_allowed");
     }
     let login = async |kind: &str, body: &str| {
-        let request = Request::post("/api/v1/auth/login").header("content-type", kind).body(Body::from(body.to_owned())).unwrap();
+        let request =
+            Request::post("/api/v1/auth/login").header("content-type", kind).body(Body::from(body.to_owned())).unwrap();
         app.ask(request).await
     };
     assert_eq!(login("text/plain", "{}").await.code(), "unsupported_media_type");
     assert_eq!(login("application/json", "{").await.code(), "malformed_json");
-    assert_eq!(login("application/json", r#"{"login": "x", "password": "y", "z": 1}"#).await.json()["errors"][0]["pointer"], "/z");
+    assert_eq!(
+        login("application/json", r#"{"login": "x", "password": "y", "z": 1}"#).await.json()["errors"][0]["pointer"],
+        "/z"
+    );
     assert_eq!(login("application/json", &format!("\"{}\"", "x".repeat(1 << 20))).await.code(), "payload_too_large");
 
     for path in ["/login", "/register", "/nothing", "/api/v1/me", "/api/v1/openapi.json"] {
         let headers = app.get(path, &[]).await.headers;
-        assert!(headers["content-security-policy"].to_str().unwrap().starts_with("default-src 'none'; script-src 'self'"), "{path}");
-        assert_eq!((&headers["x-content-type-options"], &headers["referrer-policy"]), (&"nosniff".parse().unwrap(), &"no-referrer".parse().unwrap()));
-        assert!(headers.contains_key("cross-origin-opener-policy") && headers.contains_key("cache-control") && headers.contains_key("x-request-id"));
+        assert!(
+            headers["content-security-policy"].to_str().unwrap().starts_with("default-src 'none'; script-src 'self'"),
+            "{path}"
+        );
+        assert_eq!(
+            (&headers["x-content-type-options"], &headers["referrer-policy"]),
+            (&"nosniff".parse().unwrap(), &"no-referrer".parse().unwrap())
+        );
+        assert!(
+            headers.contains_key("cross-origin-opener-policy")
+                && headers.contains_key("cache-control")
+                && headers.contains_key("x-request-id")
+        );
         assert!(!headers.contains_key("strict-transport-security"));
     }
     let https = App::new(&[("public_url", "https://hooks.example.com"), ("registration", "open")]).await;
@@ -379,7 +431,10 @@ async fn the_description_is_openapi_3_1_with_problems_everywhere() {
     assert_eq!(doc["components"]["securitySchemes"]["api_key"]["scheme"], "bearer");
     for (path, item) in doc["paths"].as_object().unwrap() {
         for (method, operation) in item.as_object().unwrap() {
-            assert!(operation["responses"]["default"]["content"]["application/problem+json"].is_object(), "{method} {path}");
+            assert!(
+                operation["responses"]["default"]["content"]["application/problem+json"].is_object(),
+                "{method} {path}"
+            );
         }
     }
 }
@@ -389,11 +444,23 @@ async fn pages_keep_what_was_typed_and_go_on_to_where_the_user_was_going() {
     let app = App::new(&[]).await;
     let reply = app.form("/register", &[SAME], "email=ada%40example.com&username=a+b&password=short").await;
     assert_eq!(reply.status, StatusCode::UNPROCESSABLE_ENTITY);
-    for part in ["value=\"ada@example.com\"", "value=\"a b\"", "id=\"username-error\"", "id=\"password-error\"", "autocomplete=\"new-password\""] {
+    for part in [
+        "value=\"ada@example.com\"",
+        "value=\"a b\"",
+        "id=\"username-error\"",
+        "id=\"password-error\"",
+        "autocomplete=\"new-password\"",
+    ] {
         assert!(reply.text.contains(part), "{part} in {}", reply.text);
     }
     assert!(!reply.text.contains("short\""), "the password is not sent back");
-    let reply = app.form("/register", &[SAME], &format!("email=ada%40example.com&username=ada&password={}", PASSWORD.replace(' ', "+"))).await;
+    let reply = app
+        .form(
+            "/register",
+            &[SAME],
+            &format!("email=ada%40example.com&username=ada&password={}", PASSWORD.replace(' ', "+")),
+        )
+        .await;
     assert_eq!((reply.status, &reply.headers["location"]), (StatusCode::SEE_OTHER, &"/".parse().unwrap()));
     let cookie = reply.cookie();
     let reply = app.form("/login", &[SAME], "login=%3Cb%3E&password=wrong&next=%2Fevents").await;

@@ -81,7 +81,9 @@ fn words(delivery: &Delivery) -> (Status, String) {
         "failed" => (Status::new("✕", "failed", "bad"), format!("given up: {attempts}")),
         "pending" => (Status::new("…", "pending", ""), format!("it waits for its next try: {attempts}")),
         "leased" => (Status::new("…", "under way", ""), format!("attempt {} is under way", delivery.attempts)),
-        "held" => (Status::new("‖", "held", "warn"), "its destination is disabled; enabling it sends what is held".to_owned()),
+        "held" => {
+            (Status::new("‖", "held", "warn"), "its destination is disabled; enabling it sends what is held".to_owned())
+        }
         "dropped" => (Status::new("–", "dropped", ""), "a rule of the subscription left it out".to_owned()),
         _ => (Status::new("–", "cancelled", ""), format!("ended by hand, or its subscription was removed: {attempts}")),
     }
@@ -166,7 +168,8 @@ async fn build(user: PageUser, state: &AppState, id: ApiResult<PathId<EventId>>)
     for delivery in store.deliveries(workspace, &filter, None, SHOWN_DELIVERIES).await? {
         let attempts = store.attempts(workspace, delivery.delivery_id.into()).await?;
         let destination = store.destination(workspace, delivery.destination_id.into()).await?;
-        let name = destination.map_or_else(|| "a destination that was removed".to_owned(), |destination| destination.name);
+        let name =
+            destination.map_or_else(|| "a destination that was removed".to_owned(), |destination| destination.name);
         deliveries.push(DeliveryLine::new(&delivery, name, attempts));
     }
     let query = event.query.as_ref().map(|query| format!("?{query}")).unwrap_or_default();
@@ -219,9 +222,12 @@ mod tests {
 
     #[test]
     fn each_state_has_words_and_only_what_waits_has_a_next_try() {
-        for (status, word, next, lines) in
-            [("pending", "pending", true, 0), ("leased", "under way", false, 1), ("delivered", "delivered", false, 0), ("failed", "failed", false, 0)]
-        {
+        for (status, word, next, lines) in [
+            ("pending", "pending", true, 0),
+            ("leased", "under way", false, 1),
+            ("delivered", "delivered", false, 0),
+            ("failed", "failed", false, 0),
+        ] {
             let line = DeliveryLine::new(&delivery(status), "orders".into(), Vec::new());
             assert_eq!((line.status.word, line.next.is_some(), line.attempts.len()), (word, next, lines), "{status}");
         }

@@ -118,7 +118,8 @@ async fn counts(state: &AppState, workspace: WorkspaceId) -> ApiResult<Vec<Count
     let rejected = state.store.count_rejections(workspace, since).await?;
     let by_status = state.store.count_deliveries(workspace, since).await?;
     let of = |names: &[&str]| {
-        let total = by_status.iter().filter(|count| names.contains(&count.status.as_str())).map(|count| count.total).sum();
+        let total =
+            by_status.iter().filter(|count| names.contains(&count.status.as_str())).map(|count| count.total).sum();
         bounded(total)
     };
     let count = |name: &str, value| Count { name: name.to_owned(), value };

@@ -86,7 +86,12 @@ impl Door {
                     metrics::gauge!("hookyard_disk_free_bytes").set(free as f64);
                     let low = free < *watermark;
                     if low != self.disk_low.swap(low, Ordering::Relaxed) {
-                        tracing::warn!(free_bytes = free, watermark, low, "free space crossed the watermark; below it senders get 503. Free space, or lower HOOKYARD_MIN_FREE_DISK or HOOKYARD_RETENTION");
+                        tracing::warn!(
+                            free_bytes = free,
+                            watermark,
+                            low,
+                            "free space crossed the watermark; below it senders get 503. Free space, or lower HOOKYARD_MIN_FREE_DISK or HOOKYARD_RETENTION"
+                        );
                     }
                 }
                 Err(error) => tracing::warn!(error = %error, "free space cannot be read"),

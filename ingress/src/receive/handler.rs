@@ -45,8 +45,10 @@ pub(crate) async fn receive(State(state): State<AppState>, request: Request) -> 
 async fn admit(state: &AppState, request: Request) -> Result<Response, Refused> {
     let (parts, body) = request.into_parts();
     let (key, path) = split_path(parts.uri.path());
-    let Some(source) = state.catalog.source(key).await else {
-        return Err(Refused::new(StatusCode::NOT_FOUND, "unknown_source", "there is no such source"));
+    let source = match state.catalog.source(key).await {
+        Ok(Some(source)) => source,
+        Ok(None) => return Err(Refused::new(StatusCode::NOT_FOUND, "unknown_source", "there is no such source")),
+        Err(error) => return Err(Refused::unavailable("look_up", error.to_string())),
     };
     let path = path.to_owned();
     match pass(state, &source, &parts, body, path).await {
@@ -143,14 +145,7 @@ fn verify(
     })
 }
 
-fn event(
-    source: &Source,
-    parts: &Parts,
-    path: String,
-    body: Bytes,
-    received_ms: Millis,
-    verified: &Verified,
-) -> Event {
+fn event(source: &Source, parts: &Parts, path: String, body: Bytes, received_ms: Millis, verified: &Verified) -> Event {
     let facts = source.facts.facts(&parts.headers, &body);
     let (headers, query) = masked(parts, source);
     Event {

@@ -127,7 +127,12 @@ fn verifier(scheme: &Scheme, secrets: &[SecretRow], vault: &Vault) -> Result<Ver
     let mut opened = Vec::with_capacity(secrets.len());
     for secret in secrets {
         let value = vault.open(secret.secret_id, &secret.ciphertext).map_err(|error| error.to_string())?;
-        opened.push(Secret { id: secret.secret_id, label: secret.label.clone(), value, not_after: secret.not_after_ms });
+        opened.push(Secret {
+            id: secret.secret_id,
+            label: secret.label.clone(),
+            value,
+            not_after: secret.not_after_ms,
+        });
     }
     Verifier::new(scheme, opened).map_err(|error| error.to_string())
 }

@@ -52,9 +52,9 @@ fn find(name: &str) -> Option<&'static Setting> {
 }
 
 fn unknown(name: &str, place: &str, write: impl Fn(&Setting) -> String) -> ConfigError {
-    let nearest = SETTINGS.iter().max_by(|a, b| {
-        strsim::jaro_winkler(a.name, name).total_cmp(&strsim::jaro_winkler(b.name, name))
-    });
+    let nearest = SETTINGS
+        .iter()
+        .max_by(|a, b| strsim::jaro_winkler(a.name, name).total_cmp(&strsim::jaro_winkler(b.name, name)));
     let hint = nearest.map(|setting| format!("; did you mean {}?", write(setting))).unwrap_or_default();
     ConfigError(format!("{place}: there is no such setting{hint}"))
 }
@@ -114,9 +114,8 @@ impl Values {
                 self.0.insert(setting.name, Given { value: text.trim().to_owned(), place: variable });
                 continue;
             }
-            let setting = find(&name).ok_or_else(|| {
-                unknown(&name, &variable, |s| format!("{ENV_PREFIX}{}", s.name.to_ascii_uppercase()))
-            })?;
+            let setting = find(&name)
+                .ok_or_else(|| unknown(&name, &variable, |s| format!("{ENV_PREFIX}{}", s.name.to_ascii_uppercase())))?;
             self.0.insert(setting.name, Given { value, place: variable });
         }
         Ok(())
@@ -128,7 +127,11 @@ impl Values {
         read(value).map_err(|why| ConfigError(format!("{place}: `{}` {why}", shown(name, value))))
     }
 
-    fn optional<T>(&self, name: &'static str, read: impl Fn(&str) -> Result<T, String>) -> Result<Option<T>, ConfigError> {
+    fn optional<T>(
+        &self,
+        name: &'static str,
+        read: impl Fn(&str) -> Result<T, String>,
+    ) -> Result<Option<T>, ConfigError> {
         self.parse(name, |text| if text.is_empty() { Ok(None) } else { read(text).map(Some) })
     }
 
@@ -297,12 +300,21 @@ mod tests {
     fn a_mistake_is_named_with_its_place_and_its_cure() {
         for (pairs, expected) in [
             (&[("HOOKYARD_LISTN", "x")][..], "HOOKYARD_LISTN: there is no such setting; did you mean HOOKYARD_LISTEN?"),
-            (&[("HOOKYARD_LISTEN", "8080")], "HOOKYARD_LISTEN: `8080` must be an address and a port, like 127.0.0.1:8080"),
-            (&[("HOOKYARD_RETENTION", "30")], "HOOKYARD_RETENTION: `30` must be a number and a unit, like 500ms, 2s, 5m, 1h or 30d"),
+            (
+                &[("HOOKYARD_LISTEN", "8080")],
+                "HOOKYARD_LISTEN: `8080` must be an address and a port, like 127.0.0.1:8080",
+            ),
+            (
+                &[("HOOKYARD_RETENTION", "30")],
+                "HOOKYARD_RETENTION: `30` must be a number and a unit, like 500ms, 2s, 5m, 1h or 30d",
+            ),
             (&[("HOOKYARD_CONFIRM_TIMEOUT", "3s")], "HOOKYARD_CONFIRM_TIMEOUT: `3s` must be 2200ms or less"),
             (&[("HOOKYARD_DATABASE_URL", "postgres://a")], "HOOKYARD_AMQP_URL is missing"),
             (&[("HOOKYARD_AMQP_URL", "amqp://a")], "HOOKYARD_DATABASE_URL is missing"),
-            (&[("HOOKYARD_AMQP_URL", "amqp://a"), ("HOOKYARD_DATABASE_URL", "postgres://a")], "HOOKYARD_ENCRYPTION_KEY is missing"),
+            (
+                &[("HOOKYARD_AMQP_URL", "amqp://a"), ("HOOKYARD_DATABASE_URL", "postgres://a")],
+                "HOOKYARD_ENCRYPTION_KEY is missing",
+            ),
             (&[("HOOKYARD_EGRESS_ALLOW", "10.0.0.0/8, x")], "has `x`, which is not a range"),
         ] {
             let error = load_env(pairs).unwrap_err().to_string();
@@ -315,12 +327,18 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("hookyard.toml");
         std::fs::write(&path, "listen = \"127.0.0.1:1\"\npartitions = 4\nretention = \"1d\"\n").unwrap();
-        let env = [("HOOKYARD_LISTEN".to_owned(), "127.0.0.1:2".to_owned()), ("HOOKYARD_PARTITIONS".to_owned(), "5".to_owned())];
+        let env = [
+            ("HOOKYARD_LISTEN".to_owned(), "127.0.0.1:2".to_owned()),
+            ("HOOKYARD_PARTITIONS".to_owned(), "5".to_owned()),
+        ];
         let config = load(Some(&path), env, &[("partitions".into(), "6".into())]).unwrap();
         assert_eq!((config.listen.port(), config.partitions, config.retention), (2, 6, Duration::from_secs(86_400)));
 
         std::fs::write(&path, "\nlisten = \"127.0.0.1:1\"\npartition = 4\n").unwrap();
         let error = load(Some(&path), [], &[]).unwrap_err().to_string();
-        assert!(error.contains("hookyard.toml:3: partition: there is no such setting; did you mean partitions?"), "{error}");
+        assert!(
+            error.contains("hookyard.toml:3: partition: there is no such setting; did you mean partitions?"),
+            "{error}"
+        );
     }
 }

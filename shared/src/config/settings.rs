@@ -25,7 +25,11 @@ const fn secret(name: &'static str, help: &'static str) -> Setting {
 pub const SETTINGS: &[Setting] = &[
     plain("listen", "127.0.0.1:8080", "address of the HTTP server; port 0 takes a free one"),
     plain("admin_listen", "", "a separate address for pages and API"),
-    plain("ops_listen", "", "a separate address for /metrics, /healthz and /readyz, open to every peer that reaches it"),
+    plain(
+        "ops_listen",
+        "",
+        "a separate address for /metrics, /healthz and /readyz, open to every peer that reaches it",
+    ),
     plain("public_url", "", "how senders and browsers reach the server"),
     plain("data_dir", "./data", "embedded store, queue and key file"),
     secret("database_url", "postgres://… for the distributed profile"),

@@ -164,10 +164,7 @@ impl Client {
             .http1_max_buf_size(MAX_ANSWER_HEAD)
             .retry_canceled_requests(true) // only what was never written, see above
             .build(connector);
-        Ok(Self {
-            pool,
-            max_connection_age: options.max_connection_age,
-        })
+        Ok(Self { pool, max_connection_age: options.max_connection_age })
     }
 
     /// Sends a request and reads the start of its answer, all within `deadline`.
@@ -180,21 +177,13 @@ impl Client {
         let sent = tokio::time::timeout_at(until, sending.as_mut()).await;
         let head_at = Instant::now();
 
-        let mut connection = Measured::new(
-            sending.take_value().and_then(|cell| cell.get()),
-            &captured,
-            head_at,
-        );
+        let mut connection = Measured::new(sending.take_value().and_then(|cell| cell.get()), &captured, head_at);
         let (result, status, read) = match sent {
             Ok(Ok(response)) => {
                 let status = response.status();
                 connection.retire_after(self.max_connection_age, &captured, head_at);
                 let read = tokio::time::timeout_at(until, read(response)).await;
-                (
-                    read.unwrap_or(Err(AttemptError::Timeout(Phase::Body))),
-                    Some(status),
-                    Some(head_at.elapsed()),
-                )
+                (read.unwrap_or(Err(AttemptError::Timeout(Phase::Body))), Some(status), Some(head_at.elapsed()))
             }
             Ok(Err(error)) => {
                 tracing::debug!(error = ?error, "request failed");
@@ -204,11 +193,7 @@ impl Client {
         };
         // Without a connection there was nothing to wait for.
         let before = connection.before();
-        let wait = connection.is_up.then(|| {
-            head_at
-                .saturating_duration_since(began)
-                .saturating_sub(before)
-        });
+        let wait = connection.is_up.then(|| head_at.saturating_duration_since(began).saturating_sub(before));
         let Dialed { dns, connect, tls } = std::mem::take(&mut connection.dialed);
         let timings = Timings {
             dns_ms: dns.map(millis),
@@ -218,12 +203,7 @@ impl Client {
             read_ms: read.map(millis),
             total_ms: millis(began.elapsed()),
         };
-        Exchange {
-            result,
-            status,
-            timings,
-            address: connection.address,
-        }
+        Exchange { result, status, timings, address: connection.address }
     }
 }
 
@@ -245,14 +225,11 @@ struct Measured {
 
 impl Measured {
     fn new(dialing: Option<Dialing>, captured: &CaptureConnection, now: Instant) -> Self {
-        let info = captured
-            .connection_metadata()
-            .as_ref()
-            .and_then(|connected| {
-                let mut extras = Extensions::new();
-                connected.get_extras(&mut extras);
-                extras.get::<ConnectionInfo>().copied()
-            });
+        let info = captured.connection_metadata().as_ref().and_then(|connected| {
+            let mut extras = Extensions::new();
+            connected.get_extras(&mut extras);
+            extras.get::<ConnectionInfo>().copied()
+        });
         let mut dialing = match info {
             // The request may have begun one connection and then got another from the pool.
             Some(info) => dialing.filter(|dialing| dialing.serial == info.serial),
@@ -262,34 +239,17 @@ impl Measured {
         if let Some(dialing) = &mut dialing {
             dialing.close_phase(now);
         }
-        let dialed = dialing.map_or(Dialed::default(), |it| Dialed {
-            dns: it.dns,
-            connect: it.connect,
-            tls: it.tls,
-        });
-        let address = info
-            .map(|info| info.address)
-            .or(dialing.and_then(|dialing| dialing.address));
-        Self {
-            dialed,
-            address,
-            since: info.map(|info| info.since),
-            is_up: info.is_some(),
-            phase,
-        }
+        let dialed = dialing.map_or(Dialed::default(), |it| Dialed { dns: it.dns, connect: it.connect, tls: it.tls });
+        let address = info.map(|info| info.address).or(dialing.and_then(|dialing| dialing.address));
+        Self { dialed, address, since: info.map(|info| info.since), is_up: info.is_some(), phase }
     }
 
     fn before(&self) -> Duration {
-        [self.dialed.dns, self.dialed.connect, self.dialed.tls]
-            .into_iter()
-            .flatten()
-            .sum()
+        [self.dialed.dns, self.dialed.connect, self.dialed.tls].into_iter().flatten().sum()
     }
 
     fn retire_after(&self, max_age: Duration, captured: &CaptureConnection, now: Instant) {
-        let age = self
-            .since
-            .map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
+        let age = self.since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
         if age > max_age
             && let Some(connected) = captured.connection_metadata().as_ref()
         {
@@ -313,10 +273,7 @@ fn into_http(outgoing: OutgoingRequest) -> Request<Full<Bytes>> {
 async fn read(response: Response<Incoming>) -> Result<Answer, AttemptError> {
     let (head, mut body) = response.into_parts();
     let (headers, mut truncated) = bounded(head.headers);
-    let expected = body
-        .size_hint()
-        .exact()
-        .and_then(|length| usize::try_from(length).ok());
+    let expected = body.size_hint().exact().and_then(|length| usize::try_from(length).ok());
     // Copied, because a frame is a slice of the connection's buffer and would keep all of it.
     let mut kept = Vec::with_capacity(expected.unwrap_or(0).min(MAX_ANSWER_BODY));
     while let Some(frame) = body.frame().await {
@@ -331,23 +288,13 @@ async fn read(response: Response<Incoming>) -> Result<Answer, AttemptError> {
             break;
         }
     }
-    Ok(Answer {
-        status: head.status,
-        headers,
-        body: Bytes::from(kept),
-        truncated,
-    })
+    Ok(Answer { status: head.status, headers, body: Bytes::from(kept), truncated })
 }
 
 /// The headers up to the limit, and whether some were left out.
 fn bounded(headers: HeaderMap) -> (HeaderMap, bool) {
     let size = |name: &HeaderName, value: &http::HeaderValue| name.as_str().len() + value.len();
-    if headers
-        .iter()
-        .map(|(name, value)| size(name, value))
-        .sum::<usize>()
-        <= MAX_ANSWER_HEADERS
-    {
+    if headers.iter().map(|(name, value)| size(name, value)).sum::<usize>() <= MAX_ANSWER_HEADERS {
         return (headers, false);
     }
     let mut kept = HeaderMap::new();
@@ -365,12 +312,8 @@ fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
-fn tls_config(
-    extra_roots: Vec<CertificateDer<'static>>,
-) -> Result<rustls::ClientConfig, rustls::Error> {
-    let mut roots = RootCertStore {
-        roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
-    };
+fn tls_config(extra_roots: Vec<CertificateDer<'static>>) -> Result<rustls::ClientConfig, rustls::Error> {
+    let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
     for root in extra_roots {
         roots.add(root)?;
     }

@@ -69,13 +69,7 @@ impl Connector {
         tls: Arc<rustls::ClientConfig>,
     ) -> Self {
         let tls = TlsConnector::from(tls);
-        Self(Arc::new(Inner {
-            guard,
-            timeouts,
-            tls_timeout,
-            tls,
-            next_serial: AtomicU64::new(0),
-        }))
+        Self(Arc::new(Inner { guard, timeouts, tls_timeout, tls, next_serial: AtomicU64::new(0) }))
     }
 }
 
@@ -87,35 +81,18 @@ impl Inner {
             _ => return Err(ConnectError::Target),
         };
         let host = target.host().ok_or(ConnectError::Target)?;
-        let port = target
-            .port_u16()
-            .unwrap_or(if is_secure { 443 } else { 80 });
+        let port = target.port_u16().unwrap_or(if is_secure { 443 } else { 80 });
 
         let serial = self.next_serial.fetch_add(1, Ordering::Relaxed);
         progress::begin(serial);
         let (tcp, timings) = dial(host, port, &self.guard, self.timeouts).await?;
-        let stream = if is_secure {
-            Stream::Tls(Box::new(self.secure(host, tcp).await?))
-        } else {
-            Stream::Plain(tcp)
-        };
-        let info = ConnectionInfo {
-            serial,
-            address: timings.address,
-            since: Instant::now(),
-        };
+        let stream = if is_secure { Stream::Tls(Box::new(self.secure(host, tcp).await?)) } else { Stream::Plain(tcp) };
+        let info = ConnectionInfo { serial, address: timings.address, since: Instant::now() };
         Ok(TokioIo::new(Io { stream, info }))
     }
 
-    async fn secure(
-        &self,
-        host: &str,
-        tcp: TcpStream,
-    ) -> Result<TlsStream<TcpStream>, ConnectError> {
-        let host = host
-            .strip_prefix('[')
-            .and_then(|host| host.strip_suffix(']'))
-            .unwrap_or(host);
+    async fn secure(&self, host: &str, tcp: TcpStream) -> Result<TlsStream<TcpStream>, ConnectError> {
+        let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
         let name = host.strip_suffix('.').unwrap_or(host).to_owned();
         let name = ServerName::try_from(name).map_err(|_| ConnectError::Target)?;
         progress::enter(Phase::Secure);
@@ -177,21 +154,13 @@ macro_rules! either {
 }
 
 impl AsyncRead for Io {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         either!(self, stream => stream.poll_read(cx, buf))
     }
 }
 
 impl AsyncWrite for Io {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         either!(self, stream => stream.poll_write(cx, buf))
     }
 

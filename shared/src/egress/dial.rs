@@ -25,10 +25,7 @@ pub struct DialTimeouts {
 
 impl Default for DialTimeouts {
     fn default() -> Self {
-        Self {
-            resolve: guard::RESOLVE_TIMEOUT,
-            connect: Duration::from_secs(10),
-        }
+        Self { resolve: guard::RESOLVE_TIMEOUT, connect: Duration::from_secs(10) }
     }
 }
 
@@ -56,14 +53,10 @@ pub enum DialError {
     #[error("{0}")]
     Blocked(#[source] Denied),
     /// Nothing listens on the port.
-    #[error(
-        "the connection was refused; check that the receiver is running and that the port is right"
-    )]
+    #[error("the connection was refused; check that the receiver is running and that the port is right")]
     Refused,
     /// There is no route to the address.
-    #[error(
-        "the address cannot be reached; check the network or firewall between here and the receiver"
-    )]
+    #[error("the address cannot be reached; check the network or firewall between here and the receiver")]
     Unreachable,
     /// The receiver did not answer in time.
     #[error("connecting took too long; check that a firewall does not drop the packets")]
@@ -102,11 +95,7 @@ pub async fn dial(
     timeouts: DialTimeouts,
 ) -> Result<(TcpStream, DialTimings), DialError> {
     let began = Instant::now();
-    let is_name = host
-        .trim_start_matches('[')
-        .trim_end_matches(']')
-        .parse::<IpAddr>()
-        .is_err();
+    let is_name = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>().is_err();
     if is_name {
         progress::enter(Phase::Resolve);
     }
@@ -125,21 +114,11 @@ pub async fn dial(
     let (stream, address) = connect(&addresses, timeouts.connect).await?;
     progress::leave();
     let dns = is_name.then(|| resolved.duration_since(began));
-    Ok((
-        stream,
-        DialTimings {
-            dns,
-            connect: resolved.elapsed(),
-            address,
-        },
-    ))
+    Ok((stream, DialTimings { dns, connect: resolved.elapsed(), address }))
 }
 
 /// Connects to the first address that answers.
-pub(super) async fn connect(
-    addresses: &[SocketAddr],
-    limit: Duration,
-) -> Result<(TcpStream, SocketAddr), DialError> {
+pub(super) async fn connect(addresses: &[SocketAddr], limit: Duration) -> Result<(TcpStream, SocketAddr), DialError> {
     let deadline = Instant::now() + limit;
     let tried = &addresses[..addresses.len().min(ADDRESSES_TRIED)];
     let mut last = DialError::Timeout;

@@ -32,14 +32,10 @@ pub enum Phase {
 impl Phase {
     fn while_doing(self) -> &'static str {
         match self {
-            Self::Resolve => {
-                "while its host name was being resolved; check the DNS servers of its domain"
-            }
+            Self::Resolve => "while its host name was being resolved; check the DNS servers of its domain",
             Self::Connect => "while connecting; check that a firewall does not drop the packets",
             Self::Secure => "during the TLS handshake; check the receiver's TLS set-up",
-            Self::Answer => {
-                "while waiting for its answer; let the receiver answer first and do long work later"
-            }
+            Self::Answer => "while waiting for its answer; let the receiver answer first and do long work later",
             Self::Body => "while its answer was being read; let the receiver send a short answer",
         }
     }
@@ -55,9 +51,7 @@ pub enum TlsFailure {
     #[error("the receiver's certificate is not valid yet; check the clock and the certificate")]
     NotYetValid,
     /// The certificate is for another host.
-    #[error(
-        "the receiver's certificate is for another host name; check the URL and the certificate"
-    )]
+    #[error("the receiver's certificate is for another host name; check the URL and the certificate")]
     WrongName,
     /// The certificate does not lead to a known authority.
     #[error(
@@ -68,9 +62,7 @@ pub enum TlsFailure {
     #[error("the receiver's certificate has been revoked; replace it")]
     Revoked,
     /// Any other failure of the handshake.
-    #[error(
-        "the TLS handshake failed ({0}); check that the receiver speaks TLS 1.2 or newer on this port"
-    )]
+    #[error("the TLS handshake failed ({0}); check that the receiver speaks TLS 1.2 or newer on this port")]
     Handshake(String),
 }
 
@@ -89,18 +81,12 @@ impl TlsFailure {
     /// The failure behind an error of a TLS stream.
     pub(super) fn from_io(error: &io::Error) -> Self {
         use rustls::CertificateError as Certificate;
-        let cause = error
-            .get_ref()
-            .and_then(|cause| cause.downcast_ref::<rustls::Error>());
+        let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>());
         match cause {
             Some(rustls::Error::InvalidCertificate(certificate)) => match certificate {
                 Certificate::Expired | Certificate::ExpiredContext { .. } => Self::Expired,
-                Certificate::NotValidYet | Certificate::NotValidYetContext { .. } => {
-                    Self::NotYetValid
-                }
-                Certificate::NotValidForName | Certificate::NotValidForNameContext { .. } => {
-                    Self::WrongName
-                }
+                Certificate::NotValidYet | Certificate::NotValidYetContext { .. } => Self::NotYetValid,
+                Certificate::NotValidForName | Certificate::NotValidForNameContext { .. } => Self::WrongName,
                 Certificate::UnknownIssuer => Self::UnknownIssuer,
                 Certificate::Revoked => Self::Revoked,
                 other => Self::Handshake(other.to_string()),
@@ -124,22 +110,16 @@ pub enum AttemptError {
     #[error("Blocked before connecting: {0}.")]
     Blocked(Denied),
     /// Nothing listens on the port.
-    #[error(
-        "The connection was refused. Check that the receiver is running and that the port is right."
-    )]
+    #[error("The connection was refused. Check that the receiver is running and that the port is right.")]
     ConnectionRefused,
     /// There is no route to the address.
-    #[error(
-        "The address cannot be reached. Check the network or firewall between here and the receiver."
-    )]
+    #[error("The address cannot be reached. Check the network or firewall between here and the receiver.")]
     Unreachable,
     /// Connecting took too long.
     #[error("Connecting took too long. Check that a firewall does not drop the packets.")]
     ConnectTimeout,
     /// The receiver, or something before it, reset the connection.
-    #[error(
-        "The connection was reset. Check the receiver's log for a crash, and the proxies in front of it."
-    )]
+    #[error("The connection was reset. Check the receiver's log for a crash, and the proxies in front of it.")]
     ConnectionReset,
     /// The connection was closed before the answer was complete.
     #[error(
@@ -156,24 +136,16 @@ pub enum AttemptError {
     #[error("The receiver did not finish in time: the limit passed {}.", .0.while_doing())]
     Timeout(Phase),
     /// The answer is not HTTP.
-    #[error(
-        "The answer is not valid HTTP ({0}). Check that the port and the scheme of the URL are right."
-    )]
+    #[error("The answer is not valid HTTP ({0}). Check that the port and the scheme of the URL are right.")]
     InvalidResponse(String),
     /// The head of the answer is larger than we read.
-    #[error(
-        "The headers of the answer are too large. Let the receiver answer with fewer or shorter headers."
-    )]
+    #[error("The headers of the answer are too large. Let the receiver answer with fewer or shorter headers.")]
     HeadersTooLarge,
     /// The request cannot be sent as it is.
-    #[error(
-        "The request cannot be sent: its URL or method is not usable. Check the destination's URL."
-    )]
+    #[error("The request cannot be sent: its URL or method is not usable. Check the destination's URL.")]
     InvalidRequest,
     /// The attempt was cut off from this side.
-    #[error(
-        "The attempt was interrupted on this side before the answer was complete. It may have arrived."
-    )]
+    #[error("The attempt was interrupted on this side before the answer was complete. It may have arrived.")]
     Interrupted,
     /// Another error of the network.
     #[error("The network failed: {0}.")]
@@ -244,9 +216,9 @@ impl AttemptError {
 
     fn from_stream(io: &io::Error, whole: &hyper::Error) -> Self {
         match io.kind() {
-            io::ErrorKind::ConnectionReset
-            | io::ErrorKind::BrokenPipe
-            | io::ErrorKind::ConnectionAborted => Self::ConnectionReset,
+            io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionAborted => {
+                Self::ConnectionReset
+            }
             io::ErrorKind::UnexpectedEof => Self::ConnectionClosed,
             io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => Self::Unreachable,
             io::ErrorKind::TimedOut => Self::Timeout(Phase::Answer),
@@ -276,9 +248,7 @@ impl From<&DialError> for AttemptError {
 }
 
 fn is_tls(error: &io::Error) -> bool {
-    error
-        .get_ref()
-        .is_some_and(|cause| cause.is::<rustls::Error>())
+    error.get_ref().is_some_and(|cause| cause.is::<rustls::Error>())
 }
 
 /// The first error of a type in a chain of sources.

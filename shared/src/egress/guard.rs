@@ -82,11 +82,7 @@ impl Guard {
     ///
     /// `host` is a name or an IP literal, with or without brackets. The lookup takes at most five
     /// seconds; at least one address is returned.
-    pub async fn resolve_and_check(
-        &self,
-        host: &str,
-        port: u16,
-    ) -> Result<Vec<SocketAddr>, DialError> {
+    pub async fn resolve_and_check(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, DialError> {
         self.resolve_within(host, port, RESOLVE_TIMEOUT).await
     }
 
@@ -96,10 +92,7 @@ impl Guard {
         port: u16,
         limit: Duration,
     ) -> Result<Vec<SocketAddr>, DialError> {
-        let host = host
-            .strip_prefix('[')
-            .and_then(|host| host.strip_suffix(']'))
-            .unwrap_or(host);
+        let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
         if let Ok(literal) = IpAddr::from_str(host) {
             self.check(literal).map_err(DialError::Blocked)?;
             return Ok(vec![SocketAddr::new(literal.to_canonical(), port)]);
@@ -112,10 +105,7 @@ impl Guard {
             .map_err(|_| DialError::DnsTimeout)?
             .map_err(DialError::Dns)?;
         if addresses.is_empty() {
-            return Err(DialError::Dns(io::Error::new(
-                io::ErrorKind::NotFound,
-                "the name has no address",
-            )));
+            return Err(DialError::Dns(io::Error::new(io::ErrorKind::NotFound, "the name has no address")));
         }
         for address in &mut addresses {
             self.check(address.ip()).map_err(DialError::Blocked)?;
@@ -125,10 +115,7 @@ impl Guard {
     }
 
     async fn lookup(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
-        let permit = Arc::clone(&self.lookups)
-            .acquire_owned()
-            .await
-            .map_err(io::Error::other)?;
+        let permit = Arc::clone(&self.lookups).acquire_owned().await.map_err(io::Error::other)?;
         let host = host.to_owned();
         // The permit goes along: a lookup that was given up still holds its thread.
         let lookup = tokio::task::spawn_blocking(move || {
@@ -144,10 +131,7 @@ impl Guard {
     fn localhost(&self, port: u16) -> Result<Vec<SocketAddr>, Denied> {
         let mut addresses = vec![];
         let mut denied = None;
-        for address in [
-            IpAddr::V4(Ipv4Addr::LOCALHOST),
-            IpAddr::V6(Ipv6Addr::LOCALHOST),
-        ] {
+        for address in [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)] {
             match self.check(address) {
                 Ok(()) => addresses.push(SocketAddr::new(address, port)),
                 Err(reason) => denied = denied.or(Some(reason)),
@@ -177,10 +161,7 @@ fn canonical_net(net: IpNet) -> IpNet {
     let IpNet::V6(v6) = net else {
         return net.trunc();
     };
-    let mapped = v6
-        .prefix_len()
-        .checked_sub(96)
-        .zip(v6.addr().to_ipv4_mapped());
+    let mapped = v6.prefix_len().checked_sub(96).zip(v6.addr().to_ipv4_mapped());
     match mapped.map(|(prefix, address)| Ipv4Net::new(address, prefix)) {
         Some(Ok(v4)) => IpNet::V4(v4.trunc()),
         _ => net.trunc(),

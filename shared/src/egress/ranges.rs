@@ -107,16 +107,8 @@ const fn v6(a: u16, b: u16, c: u16, d: u16) -> Ipv6Addr {
 }
 
 const V6: &[(Ipv6Addr, u32, Reason)] = &[
-    (
-        Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254),
-        128,
-        Reason::Metadata,
-    ),
-    (
-        Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254),
-        128,
-        Reason::Metadata,
-    ),
+    (Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254), 128, Reason::Metadata),
+    (Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254), 128, Reason::Metadata),
     (Ipv6Addr::UNSPECIFIED, 128, Reason::Unspecified),
     (Ipv6Addr::LOCALHOST, 128, Reason::Loopback),
     (NAT64, 96, Reason::Tunnel),
@@ -171,9 +163,7 @@ pub(super) fn nat64_inner(address: IpAddr) -> Option<IpAddr> {
     match address {
         IpAddr::V6(address) if v6_within(address, NAT64, 96) => {
             let low = address.to_bits() & u128::from(u32::MAX);
-            u32::try_from(low)
-                .ok()
-                .map(|bits| IpAddr::V4(Ipv4Addr::from_bits(bits)))
+            u32::try_from(low).ok().map(|bits| IpAddr::V4(Ipv4Addr::from_bits(bits)))
         }
         _ => None,
     }

@@ -27,9 +27,7 @@ pub enum UrlError {
     #[error("only http:// and https:// URLs can receive webhooks")]
     Scheme,
     /// A user name or password in the URL.
-    #[error(
-        "the URL must not contain a user name or password; set an authorization header instead"
-    )]
+    #[error("the URL must not contain a user name or password; set an authorization header instead")]
     UserInfo,
     /// No host, or an empty one.
     #[error("the URL has no host name")]

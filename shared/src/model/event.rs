@@ -134,7 +134,8 @@ impl Event {
 }
 
 fn take_block(message: &mut Bytes) -> Result<Bytes, DecodeError> {
-    let length = message.get(..4).and_then(|b| b.try_into().ok()).map(u32::from_be_bytes).ok_or(DecodeError::Truncated)?;
+    let length =
+        message.get(..4).and_then(|b| b.try_into().ok()).map(u32::from_be_bytes).ok_or(DecodeError::Truncated)?;
     let end = 4 + length as usize;
     if message.len() < end {
         return Err(DecodeError::Truncated);

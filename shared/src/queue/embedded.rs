@@ -63,13 +63,16 @@ impl EmbeddedQueue {
     /// When the file cannot be opened.
     pub async fn open(path: &Path, confirm_timeout: Duration) -> sqlx::Result<Self> {
         let pools = sqlite::open(path).await?;
-        sqlx::query("CREATE TABLE IF NOT EXISTS message (seq INTEGER PRIMARY KEY AUTOINCREMENT, payload BLOB NOT NULL) STRICT")
-            .execute(&pools.write)
-            .await?;
+        sqlx::query(
+            "CREATE TABLE IF NOT EXISTS message (seq INTEGER PRIMARY KEY AUTOINCREMENT, payload BLOB NOT NULL) STRICT",
+        )
+        .execute(&pools.write)
+        .await?;
         // The high-water mark outlives acknowledged rows, so a number is never given twice.
-        let (last,): (i64,) = sqlx::query_as("SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'message'), 0)")
-            .fetch_one(&pools.read)
-            .await?;
+        let (last,): (i64,) =
+            sqlx::query_as("SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'message'), 0)")
+                .fetch_one(&pools.read)
+                .await?;
         let (commands, inbox) = mpsc::channel(4 * GROUP);
         let shared = Arc::new(Shared {
             pools,
@@ -101,7 +104,8 @@ impl EmbeddedQueue {
     /// # Errors
     /// When the file cannot be read.
     pub async fn sqlite_version(&self) -> sqlx::Result<String> {
-        let (version,): (String,) = sqlx::query_as("SELECT sqlite_version()").fetch_one(&self.shared.pools.read).await?;
+        let (version,): (String,) =
+            sqlx::query_as("SELECT sqlite_version()").fetch_one(&self.shared.pools.read).await?;
         Ok(version)
     }
 }
@@ -251,11 +255,12 @@ impl EmbeddedConsumer {
 
     async fn take_stored(&mut self, max: usize, batch: &mut Vec<Bytes>) -> sqlx::Result<()> {
         let room = i64::try_from(max - batch.len()).unwrap_or(i64::MAX);
-        let rows: Vec<(i64, Vec<u8>)> = sqlx::query_as("SELECT seq, payload FROM message WHERE seq > $1 ORDER BY seq LIMIT $2")
-            .bind(self.taken)
-            .bind(room.min(64))
-            .fetch_all(&self.queue.shared.pools.read)
-            .await?;
+        let rows: Vec<(i64, Vec<u8>)> =
+            sqlx::query_as("SELECT seq, payload FROM message WHERE seq > $1 ORDER BY seq LIMIT $2")
+                .bind(self.taken)
+                .bind(room.min(64))
+                .fetch_all(&self.queue.shared.pools.read)
+                .await?;
         for (seq, payload) in rows {
             self.taken = seq;
             batch.push(payload.into());

@@ -271,47 +271,48 @@ mod tests {
 
     #[tokio::test]
     async fn a_key_is_good_until_it_expires_is_replaced_or_revoked() {
-        let (store, _dir) = store().await;
-        let (ada, workspace) = register(&store, "ada").await;
-        let (_, foreign) = register(&store, "bob").await;
-        let good = async |key: &ApiKey| store.api_key_by_hash(&key.hash(), store.now_ms()).await.unwrap();
-        let key = ApiKey::generate();
-        let expires = store.now_ms() + 60_000;
-        let id =
-            store.create_api_key(workspace, ada, &key, "ci", "read".parse().unwrap(), Some(expires)).await.unwrap();
-        let holder = good(&key).await.unwrap();
-        assert_eq!(
-            (holder.api_key_id, holder.workspace_id, holder.scopes.to_string()),
-            (id, workspace, "read".to_owned())
-        );
-        assert!(good(&ApiKey::generate()).await.is_none());
+        for (store, _dir) in stores().await {
+            let (ada, workspace) = register(&store, "ada").await;
+            let (_, foreign) = register(&store, "bob").await;
+            let good = async |key: &ApiKey| store.api_key_by_hash(&key.hash(), store.now_ms()).await.unwrap();
+            let key = ApiKey::generate();
+            let expires = store.now_ms() + 60_000;
+            let id =
+                store.create_api_key(workspace, ada, &key, "ci", "read".parse().unwrap(), Some(expires)).await.unwrap();
+            let holder = good(&key).await.unwrap();
+            assert_eq!(
+                (holder.api_key_id, holder.workspace_id, holder.scopes.to_string()),
+                (id, workspace, "read".to_owned())
+            );
+            assert!(good(&ApiKey::generate()).await.is_none());
 
-        // Of another workspace's keys there is nothing to see or to change.
-        assert!(store.api_key(foreign, id).await.unwrap().is_none());
-        assert!(store.api_keys(foreign, None, 10).await.unwrap().is_empty());
-        assert!(!store.revoke_api_key(foreign, id).await.unwrap());
-        assert!(!store.replace_api_key(foreign, id, &ApiKey::generate()).await.unwrap());
+            // Of another workspace's keys there is nothing to see or to change.
+            assert!(store.api_key(foreign, id).await.unwrap().is_none());
+            assert!(store.api_keys(foreign, None, 10).await.unwrap().is_empty());
+            assert!(!store.revoke_api_key(foreign, id).await.unwrap());
+            assert!(!store.replace_api_key(foreign, id, &ApiKey::generate()).await.unwrap());
 
-        store.clock.advance(60_000);
-        assert!(good(&key).await.is_none(), "expired");
-        let mut record = store.api_key(workspace, id).await.unwrap().unwrap();
-        assert_eq!((record.prefix.as_str(), record.last4.as_str()), (key.prefix(), key.last4()));
-        record.expires_ms = None;
-        record.name = "ci 2".to_owned();
-        assert!(store.update_api_key(workspace, &record).await.unwrap());
-        assert!(good(&key).await.is_some());
+            store.clock.advance(60_000);
+            assert!(good(&key).await.is_none(), "expired");
+            let mut record = store.api_key(workspace, id).await.unwrap().unwrap();
+            assert_eq!((record.prefix.as_str(), record.last4.as_str()), (key.prefix(), key.last4()));
+            record.expires_ms = None;
+            record.name = "ci 2".to_owned();
+            assert!(store.update_api_key(workspace, &record).await.unwrap());
+            assert!(good(&key).await.is_some());
 
-        let next = ApiKey::generate();
-        assert!(store.replace_api_key(workspace, id, &next).await.unwrap());
-        assert!(good(&key).await.is_none(), "replaced");
-        assert!(good(&next).await.is_some());
-        store.set_user_active(ada, false).await.unwrap();
-        assert!(good(&next).await.is_none(), "its maker is disabled");
-        store.set_user_active(ada, true).await.unwrap();
+            let next = ApiKey::generate();
+            assert!(store.replace_api_key(workspace, id, &next).await.unwrap());
+            assert!(good(&key).await.is_none(), "replaced");
+            assert!(good(&next).await.is_some());
+            store.set_user_active(ada, false).await.unwrap();
+            assert!(good(&next).await.is_none(), "its maker is disabled");
+            store.set_user_active(ada, true).await.unwrap();
 
-        assert!(store.revoke_api_key(workspace, id).await.unwrap());
-        assert!(good(&next).await.is_none(), "revoked");
-        assert!(!store.update_api_key(workspace, &record).await.unwrap(), "a revoked key stays as it is");
-        assert!(store.api_key(workspace, id).await.unwrap().unwrap().revoked_ms.is_some());
+            assert!(store.revoke_api_key(workspace, id).await.unwrap());
+            assert!(good(&next).await.is_none(), "revoked");
+            assert!(!store.update_api_key(workspace, &record).await.unwrap(), "a revoked key stays as it is");
+            assert!(store.api_key(workspace, id).await.unwrap().unwrap().revoked_ms.is_some());
+        }
     }
 }

@@ -67,7 +67,11 @@ impl Store {
         q!(
             &self.db,
             fetch_all as Destination,
-            concat!("SELECT ", columns!(), " FROM destination WHERE workspace_id = $1 AND destination_id < $2 ORDER BY destination_id DESC LIMIT $3"),
+            concat!(
+                "SELECT ",
+                columns!(),
+                " FROM destination WHERE workspace_id = $1 AND destination_id < $2 ORDER BY destination_id DESC LIMIT $3"
+            ),
             workspace.0,
             cursor.unwrap_or(Uuid::max()),
             limit
@@ -213,7 +217,8 @@ impl Store {
         }
         cancel_waiting(&mut tx, id.0, None, self.now_ms()).await?;
         let mut changes = vec![CatalogChange::Destination(id)];
-        changes.extend(subscriptions.into_iter().map(|(subscription,)| CatalogChange::Subscription(subscription.into())));
+        changes
+            .extend(subscriptions.into_iter().map(|(subscription,)| CatalogChange::Subscription(subscription.into())));
         self.commit_changes(tx, &changes).await?;
         cancel_rest(self, id.0, None).await?;
         Ok(true)

@@ -120,24 +120,25 @@ mod tests {
 
     #[tokio::test]
     async fn a_key_stands_for_one_request_of_one_workspace_for_a_day() {
-        let (store, _dir) = store().await;
-        let (_, ours) = register(&store, "ada").await;
-        let (_, theirs) = register(&store, "bob").await;
-        let claim = async |workspace, key: &str, fingerprint: &[u8]| {
-            store.claim_idempotency(workspace, key, fingerprint).await.unwrap()
-        };
-        assert_eq!(claim(ours, "k", b"1").await, Known::New);
-        assert_eq!(claim(ours, "k", b"1").await, Known::Running);
-        assert_eq!(claim(ours, "k", b"2").await, Known::OtherRequest);
-        assert_eq!(claim(theirs, "k", b"2").await, Known::New);
-        store.forget_idempotency(ours, "k").await.unwrap();
-        assert_eq!(claim(ours, "k", b"1").await, Known::New);
-        store.keep_reply(ours, "k", 201, b"sealed").await.unwrap();
-        assert_eq!(claim(ours, "k", b"1").await, Known::Reply(b"sealed".to_vec()));
-        assert_eq!(claim(ours, "k", b"2").await, Known::OtherRequest);
-        store.clock.advance(ABANDONED + 1);
-        assert_eq!(claim(theirs, "k", b"2").await, Known::New, "its process died");
-        store.clock.advance(KEEP);
-        assert_eq!(claim(ours, "k", b"2").await, Known::New, "a day later");
+        for (store, _dir) in stores().await {
+            let (_, ours) = register(&store, "ada").await;
+            let (_, theirs) = register(&store, "bob").await;
+            let claim = async |workspace, key: &str, fingerprint: &[u8]| {
+                store.claim_idempotency(workspace, key, fingerprint).await.unwrap()
+            };
+            assert_eq!(claim(ours, "k", b"1").await, Known::New);
+            assert_eq!(claim(ours, "k", b"1").await, Known::Running);
+            assert_eq!(claim(ours, "k", b"2").await, Known::OtherRequest);
+            assert_eq!(claim(theirs, "k", b"2").await, Known::New);
+            store.forget_idempotency(ours, "k").await.unwrap();
+            assert_eq!(claim(ours, "k", b"1").await, Known::New);
+            store.keep_reply(ours, "k", 201, b"sealed").await.unwrap();
+            assert_eq!(claim(ours, "k", b"1").await, Known::Reply(b"sealed".to_vec()));
+            assert_eq!(claim(ours, "k", b"2").await, Known::OtherRequest);
+            store.clock.advance(ABANDONED + 1);
+            assert_eq!(claim(theirs, "k", b"2").await, Known::New, "its process died");
+            store.clock.advance(KEEP);
+            assert_eq!(claim(ours, "k", b"2").await, Known::New, "a day later");
+        }
     }
 }

@@ -25,7 +25,8 @@ pub(super) async fn run(db: &Db) -> Result<(), MigrateError> {
 }
 
 pub(super) async fn pending(db: &Db) -> sqlx::Result<usize> {
-    let applied = crate::q!(db, fetch_one as (i64,), "SELECT CAST(count(*) AS BIGINT) FROM _sqlx_migrations WHERE success");
+    let applied =
+        crate::q!(db, fetch_one as (i64,), "SELECT CAST(count(*) AS BIGINT) FROM _sqlx_migrations WHERE success");
     let applied = match applied {
         Ok((n,)) => usize::try_from(n).unwrap_or(0),
         // Before the first migration there is no such table.
@@ -39,7 +40,9 @@ fn migrator(text: impl Fn(&Step) -> &'static str) -> Migrator {
     Migrator::with_migrations(
         STEPS
             .iter()
-            .map(|step| Migration::new(step.0, Cow::Borrowed(step.1), MigrationType::Simple, text(step).into_sql_str(), false))
+            .map(|step| {
+                Migration::new(step.0, Cow::Borrowed(step.1), MigrationType::Simple, text(step).into_sql_str(), false)
+            })
             .collect(),
     )
 }

@@ -1,25 +1,25 @@
 //! The store: everything that is on record. SQL lives here and nowhere else, by noun.
 
-mod db;
-pub mod users;
-pub mod throttle;
-pub mod sessions;
-pub mod idempotency;
 pub mod api_keys;
-mod migrate;
 mod catalog_rows;
+mod db;
 pub mod deliveries;
 pub mod destinations;
 pub mod events;
+pub mod idempotency;
 pub mod inspections;
-pub mod rejections;
-pub mod sources;
-pub mod subscriptions;
-pub mod relay;
-pub mod settings;
-pub mod sqlite;
+mod migrate;
 #[cfg(test)]
 mod noun_tests;
+pub mod rejections;
+pub mod relay;
+pub mod sessions;
+pub mod settings;
+pub mod sources;
+pub mod sqlite;
+pub mod subscriptions;
+pub mod throttle;
+pub mod users;
 
 pub use catalog_rows::{DestinationRow, SecretRow, SourceRow, SubscriptionRow};
 pub use db::{CatalogChange, Db, SqlitePools, Tx, is_retryable, is_unique_violation};
@@ -125,7 +125,10 @@ impl Store {
     pub async fn commit_changes(&self, mut tx: Tx, changes: &[CatalogChange]) -> sqlx::Result<()> {
         if let Tx::Pg(pg) = &mut tx {
             for change in changes {
-                sqlx::query("SELECT pg_notify('hookyard_catalog', $1)").bind(change.to_string()).execute(&mut **pg).await?;
+                sqlx::query("SELECT pg_notify('hookyard_catalog', $1)")
+                    .bind(change.to_string())
+                    .execute(&mut **pg)
+                    .await?;
             }
         }
         tx.commit().await?;
@@ -197,11 +200,26 @@ pub(crate) mod accounts_for_tests {
     use crate::clock::Clock;
     use crate::id::{UserId, WorkspaceId};
 
-    pub(crate) async fn store() -> (Store, tempfile::TempDir) {
+    /// A store of each engine: SQLite always, a database of its own when `HOOKYARD_TEST_POSTGRES_URL` names a server.
+    pub(crate) async fn stores() -> Vec<(Store, tempfile::TempDir)> {
         let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(&StoreLocation::Sqlite(dir.path().join("store.db")), Clock::default()).await.unwrap();
-        store.migrate().await.unwrap();
-        (store, dir)
+        let mut locations = vec![StoreLocation::Sqlite(dir.path().join("store.db"))];
+        if let Ok(server) = std::env::var("HOOKYARD_TEST_POSTGRES_URL") {
+            let mut url = url::Url::parse(&server).unwrap();
+            let name = format!("accounts_{}", uuid::Uuid::now_v7().simple());
+            let pool = sqlx::PgPool::connect(&server).await.unwrap();
+            sqlx::query(sqlx::AssertSqlSafe(format!("CREATE DATABASE {name}"))).execute(&pool).await.unwrap();
+            url.set_path(&name);
+            locations.push(StoreLocation::Postgres(url.into()));
+        }
+        let mut stores = Vec::new();
+        let mut dirs = vec![dir, tempfile::tempdir().unwrap()].into_iter();
+        for location in locations {
+            let store = Store::open(&location, Clock::default()).await.unwrap();
+            store.migrate().await.unwrap();
+            stores.push((store, dirs.next().unwrap()));
+        }
+        stores
     }
 
     pub(crate) async fn register(store: &Store, name: &str) -> (UserId, WorkspaceId) {

@@ -12,7 +12,8 @@ use super::subscriptions::{SubscribeError, Subscription};
 use super::{CatalogChange, Store, StoreLocation};
 use crate::clock::Clock;
 use crate::id::{
-    DeliveryId, DestinationId, EventId, InspectionId, RejectionId, SecretId, SourceId, SubscriptionId, UserId, WorkspaceId,
+    DeliveryId, DestinationId, EventId, InspectionId, RejectionId, SecretId, SourceId, SubscriptionId, UserId,
+    WorkspaceId,
 };
 use crate::q;
 
@@ -37,7 +38,8 @@ impl Fixture {
         store.migrate().await.unwrap();
         let (mine, other) = (WorkspaceId::new(), WorkspaceId::new());
         for id in [mine, other] {
-            q!(&store.db, execute, "INSERT INTO workspace (workspace_id, name, created_ms) VALUES ($1, 'w', 0)", id.0).unwrap();
+            q!(&store.db, execute, "INSERT INTO workspace (workspace_id, name, created_ms) VALUES ($1, 'w', 0)", id.0)
+                .unwrap();
         }
         Self { store, mine, other, _dir: dir }
     }
@@ -273,7 +275,9 @@ async fn what_is_removed_takes_its_waiting_deliveries_along() {
                 ids.push(store.delivery(&s, event, status).await);
             }
             let kept = store.delivery(&unrelated, event, "pending").await;
-            for (workspace, version, expected) in [(store.other, None, false), (store.mine, Some(9), false), (store.mine, Some(1), true)] {
+            for (workspace, version, expected) in
+                [(store.other, None, false), (store.mine, Some(9), false), (store.mine, Some(1), true)]
+            {
                 let gone = match removed {
                     "source" => store.delete_source(workspace, s.source_id.into(), version).await,
                     "destination" => store.delete_destination(workspace, s.destination_id.into(), version).await,
@@ -281,7 +285,11 @@ async fn what_is_removed_takes_its_waiting_deliveries_along() {
                 };
                 assert_eq!(gone.unwrap(), expected, "{removed}");
             }
-            assert_eq!(store.statuses(&ids).await, ["cancelled", "cancelled", "leased", "delivered", "failed"], "{removed}");
+            assert_eq!(
+                store.statuses(&ids).await,
+                ["cancelled", "cancelled", "leased", "delivered", "failed"],
+                "{removed}"
+            );
             assert_eq!(store.statuses(&[kept]).await, ["pending"]);
             assert_eq!(store.store.subscription(store.mine, s.subscription_id.into()).await.unwrap(), None);
         }
@@ -324,7 +332,10 @@ async fn retry_and_cancel_keep_to_the_states() {
             match store.retry_delivery(store.mine, id).await.unwrap() {
                 Transition::Done(row) => {
                     assert!(!matches!(status, "leased" | "held"), "{status}");
-                    assert_eq!((row.status.as_str(), row.attempts, row.failures, row.finished_ms), ("pending", 3, 0, None));
+                    assert_eq!(
+                        (row.status.as_str(), row.attempts, row.failures, row.finished_ms),
+                        ("pending", 3, 0, None)
+                    );
                     assert!(row.next_attempt_ms.is_some());
                 }
                 refused => assert!(matches!(status, "leased" | "held"), "{status}: {refused:?}"),
@@ -365,7 +376,10 @@ async fn events_are_found_by_what_people_remember_of_them() {
             (EventFilter { event_type: Some("order".into()), ..all.clone() }, vec![]),
             (EventFilter { status: Some(DeliveryStatus::Failed), ..all.clone() }, vec![paid]),
             (EventFilter { status: Some(DeliveryStatus::Held), ..all.clone() }, vec![]),
-            (EventFilter { received_after: Some(now - 60_000), received_before: Some(now + 1), ..all.clone() }, vec![sent, paid]),
+            (
+                EventFilter { received_after: Some(now - 60_000), received_before: Some(now + 1), ..all.clone() },
+                vec![sent, paid],
+            ),
             (EventFilter { received_after: Some(now + 60_000), ..all.clone() }, vec![]),
             (EventFilter { received_before: Some(now - 60_000), ..all.clone() }, vec![]),
             (q(&paid.to_string()), vec![paid]),
@@ -384,18 +398,27 @@ async fn events_are_found_by_what_people_remember_of_them() {
             assert_eq!(found.iter().map(|e| EventId(e.event_id)).collect::<Vec<_>>(), expected, "{filter:?}");
         }
         let page = store.events(store.mine, &all, Some(sent.0), 10).await.unwrap();
-        assert_eq!((page.len(), page[0].deliveries, page[0].delivered, page[0].failed, page[0].waiting), (1, 4, 1, 1, 2));
+        assert_eq!(
+            (page.len(), page[0].deliveries, page[0].delivered, page[0].failed, page[0].waiting),
+            (1, 4, 1, 1, 2)
+        );
         assert_eq!(page[0].body_bytes, 4);
         assert_eq!(store.events(store.other, &all, None, 10).await.unwrap(), []);
         let detail = store.store.event(store.mine, paid).await.unwrap().unwrap();
-        assert_eq!((detail.headers.as_slice(), detail.source_name.as_deref()), (b"x-a: caf\xe9\r\n".as_slice(), Some("shop")));
+        assert_eq!(
+            (detail.headers.as_slice(), detail.source_name.as_deref()),
+            (b"x-a: caf\xe9\r\n".as_slice(), Some("shop"))
+        );
         assert_eq!(store.store.event(store.other, paid).await.unwrap(), None);
         assert_eq!(store.event_body(store.mine, paid, 2).await.unwrap().unwrap(), b"\x00\xff");
         assert_eq!(store.event_body(store.other, paid, 2).await.unwrap(), None);
         assert_eq!(store.count_events(store.mine, now - 60_000).await.unwrap(), 2);
         assert_eq!(store.count_events(store.other, 0).await.unwrap(), 0);
         let counts = store.count_deliveries(store.mine, now - 60_000).await.unwrap();
-        assert_eq!(counts.iter().map(|c| (c.status.as_str(), c.total)).collect::<Vec<_>>(), [("delivered", 1), ("failed", 1), ("leased", 1), ("pending", 1)]);
+        assert_eq!(
+            counts.iter().map(|c| (c.status.as_str(), c.total)).collect::<Vec<_>>(),
+            [("delivered", 1), ("failed", 1), ("leased", 1), ("pending", 1)]
+        );
     }
 }
 
@@ -469,7 +492,11 @@ async fn rejections_and_inspections_are_listed_in_their_workspace() {
             (store.other, None, None, 0),
             (store.other, Some(source.source_id.into()), None, 0),
         ] {
-            assert_eq!(store.rejections(workspace, of, code, None, 5).await.unwrap().len(), expected, "{of:?} {code:?}");
+            assert_eq!(
+                store.rejections(workspace, of, code, None, 5).await.unwrap().len(),
+                expected,
+                "{of:?} {code:?}"
+            );
         }
         assert_eq!(store.rejections(store.mine, None, None, Some(id.0), 5).await.unwrap(), []);
         assert_eq!(store.rejection(store.mine, id).await.unwrap().unwrap().body, b"\xff");

@@ -192,52 +192,55 @@ mod tests {
 
     #[tokio::test]
     async fn a_session_ends_by_idleness_by_age_by_logout_and_with_its_user() {
-        let (store, _dir) = store().await;
-        let (ada, workspace) = register(&store, "ada").await;
-        let good = async |token: &SessionToken| store.session_by_token(&token.hash(), store.now_ms()).await.unwrap();
-        let (id, token) = store.start_session(ada, workspace, "browser").await.unwrap();
-        assert_eq!(good(&token).await.unwrap().session_id, id);
-        assert!(good(&SessionToken::generate()).await.is_none());
+        for (store, _dir) in stores().await {
+            let (ada, workspace) = register(&store, "ada").await;
+            let good =
+                async |token: &SessionToken| store.session_by_token(&token.hash(), store.now_ms()).await.unwrap();
+            let (id, token) = store.start_session(ada, workspace, "browser").await.unwrap();
+            assert_eq!(good(&token).await.unwrap().session_id, id);
+            assert!(good(&SessionToken::generate()).await.is_none());
 
-        // Used every six days it lives, but not beyond thirty.
-        for day in [6, 12, 18, 24] {
+            // Used every six days it lives, but not beyond thirty.
+            for day in [6, 12, 18, 24] {
+                store.clock.advance(6 * 24 * 3_600_000);
+                let session = good(&token).await.unwrap_or_else(|| panic!("ended on day {day}"));
+                store.touch_session(id, session.last_used_ms, store.now_ms()).await.unwrap();
+            }
             store.clock.advance(6 * 24 * 3_600_000);
-            let session = good(&token).await.unwrap_or_else(|| panic!("ended on day {day}"));
-            store.touch_session(id, session.last_used_ms, store.now_ms()).await.unwrap();
+            assert!(good(&token).await.is_none(), "older than thirty days");
+
+            let (_, token) = store.start_session(ada, workspace, "browser").await.unwrap();
+            store.clock.advance(SESSION_IDLE);
+            assert!(good(&token).await.is_none(), "idle for seven days");
+
+            let (id, token) = store.start_session(ada, workspace, "browser").await.unwrap();
+            let (bob, _) = register(&store, "bob").await;
+            assert!(!store.end_session(bob, id).await.unwrap(), "somebody else's");
+            assert!(good(&token).await.is_some());
+            assert!(store.end_session(ada, id).await.unwrap());
+            assert!(good(&token).await.is_none(), "logged out");
+
+            let (kept, token) = store.start_session(ada, workspace, "browser").await.unwrap();
+            let (_, other) = store.start_session(ada, workspace, &"x".repeat(5000)).await.unwrap();
+            assert_eq!(store.sessions(ada, None, 10).await.unwrap().len(), 2);
+            assert_eq!(store.end_sessions(ada, Some(kept)).await.unwrap(), 1);
+            assert!(good(&other).await.is_none());
+            store.set_user_active(ada, false).await.unwrap();
+            assert!(good(&token).await.is_none(), "disabled");
         }
-        store.clock.advance(6 * 24 * 3_600_000);
-        assert!(good(&token).await.is_none(), "older than thirty days");
-
-        let (_, token) = store.start_session(ada, workspace, "browser").await.unwrap();
-        store.clock.advance(SESSION_IDLE);
-        assert!(good(&token).await.is_none(), "idle for seven days");
-
-        let (id, token) = store.start_session(ada, workspace, "browser").await.unwrap();
-        let (bob, _) = register(&store, "bob").await;
-        assert!(!store.end_session(bob, id).await.unwrap(), "somebody else's");
-        assert!(good(&token).await.is_some());
-        assert!(store.end_session(ada, id).await.unwrap());
-        assert!(good(&token).await.is_none(), "logged out");
-
-        let (kept, token) = store.start_session(ada, workspace, "browser").await.unwrap();
-        let (_, other) = store.start_session(ada, workspace, &"x".repeat(5000)).await.unwrap();
-        assert_eq!(store.sessions(ada, None, 10).await.unwrap().len(), 2);
-        assert_eq!(store.end_sessions(ada, Some(kept)).await.unwrap(), 1);
-        assert!(good(&other).await.is_none());
-        store.set_user_active(ada, false).await.unwrap();
-        assert!(good(&token).await.is_none(), "disabled");
     }
 
     #[tokio::test]
     async fn the_last_use_is_written_at_most_once_a_minute() {
-        let (store, _dir) = store().await;
-        let (ada, workspace) = register(&store, "ada").await;
-        let (id, token) = store.start_session(ada, workspace, "browser").await.unwrap();
-        let start = store.now_ms();
-        for (after, written) in [(30_000, false), (61_000, true)] {
-            store.touch_session(id, start, start + after).await.unwrap();
-            let session = store.session_by_token(&token.hash(), start).await.unwrap().unwrap();
-            assert_eq!(session.last_used_ms == start + after, written, "after {after} ms");
+        for (store, _dir) in stores().await {
+            let (ada, workspace) = register(&store, "ada").await;
+            let (id, token) = store.start_session(ada, workspace, "browser").await.unwrap();
+            let start = store.now_ms();
+            for (after, written) in [(30_000, false), (61_000, true)] {
+                store.touch_session(id, start, start + after).await.unwrap();
+                let session = store.session_by_token(&token.hash(), start).await.unwrap().unwrap();
+                assert_eq!(session.last_used_ms == start + after, written, "after {after} ms");
+            }
         }
     }
 }

@@ -107,7 +107,11 @@ impl Store {
         q!(
             &self.db,
             fetch_all as Source,
-            concat!("SELECT ", columns!(), " FROM source WHERE workspace_id = $1 AND source_id < $2 ORDER BY source_id DESC LIMIT $3"),
+            concat!(
+                "SELECT ",
+                columns!(),
+                " FROM source WHERE workspace_id = $1 AND source_id < $2 ORDER BY source_id DESC LIMIT $3"
+            ),
             workspace.0,
             cursor.unwrap_or(Uuid::max()),
             limit
@@ -216,7 +220,12 @@ impl Store {
     ///
     /// # Errors
     /// When the store does not answer.
-    pub async fn delete_source(&self, workspace: WorkspaceId, id: SourceId, version: Option<i64>) -> sqlx::Result<bool> {
+    pub async fn delete_source(
+        &self,
+        workspace: WorkspaceId,
+        id: SourceId,
+        version: Option<i64>,
+    ) -> sqlx::Result<bool> {
         let mut tx = self.db.begin().await?;
         let subscriptions = q!(
             tx &mut tx,

@@ -98,42 +98,43 @@ mod tests {
 
     #[tokio::test]
     async fn failures_make_both_the_account_and_the_address_wait_but_never_for_good() {
-        let (store, _dir) = store().await;
-        let account = Subject::account("ada");
-        let address = |n: u8| Subject::address("login", std::net::IpAddr::from([192, 0, 2, n]));
-        for n in 0..11 {
-            assert_eq!(store.count_try(&[account.clone(), address(n)]).await.unwrap(), None, "try {n}");
-        }
-        let wait = store.count_try(&[account.clone(), address(99)]).await.unwrap().unwrap();
-        assert!((500..=1_000).contains(&wait), "{wait}");
-        assert!(store.wait_of(&account).await.unwrap().is_some());
-        assert_eq!(store.wait_of(&address(99)).await.unwrap(), None);
-        assert_eq!(store.count_try(&[Subject::account("bob"), address(1)]).await.unwrap(), None, "another account");
-        store.clock.advance(1_000);
-        assert_eq!(store.count_try(&[account.clone(), address(99)]).await.unwrap(), None);
-        let wait = store.count_try(&[account.clone(), address(99)]).await.unwrap().unwrap();
-        assert!((1_500..=2_000).contains(&wait), "{wait}");
-        store.forget_tries(&account).await.unwrap();
-        assert_eq!(store.count_try(&[account.clone(), address(99)]).await.unwrap(), None, "logged in");
+        for (store, _dir) in stores().await {
+            let account = Subject::account("ada");
+            let address = |n: u8| Subject::address("login", std::net::IpAddr::from([192, 0, 2, n]));
+            for n in 0..11 {
+                assert_eq!(store.count_try(&[account.clone(), address(n)]).await.unwrap(), None, "try {n}");
+            }
+            let wait = store.count_try(&[account.clone(), address(99)]).await.unwrap().unwrap();
+            assert!((500..=1_000).contains(&wait), "{wait}");
+            assert!(store.wait_of(&account).await.unwrap().is_some());
+            assert_eq!(store.wait_of(&address(99)).await.unwrap(), None);
+            assert_eq!(store.count_try(&[Subject::account("bob"), address(1)]).await.unwrap(), None, "another account");
+            store.clock.advance(1_000);
+            assert_eq!(store.count_try(&[account.clone(), address(99)]).await.unwrap(), None);
+            let wait = store.count_try(&[account.clone(), address(99)]).await.unwrap().unwrap();
+            assert!((1_500..=2_000).contains(&wait), "{wait}");
+            store.forget_tries(&account).await.unwrap();
+            assert_eq!(store.count_try(&[account.clone(), address(99)]).await.unwrap(), None, "logged in");
 
-        for n in 0..21 {
-            assert_eq!(
-                store.count_try(&[Subject::account(&format!("user{n}")), address(77)]).await.unwrap(),
-                None,
-                "try {n}"
+            for n in 0..21 {
+                assert_eq!(
+                    store.count_try(&[Subject::account(&format!("user{n}")), address(77)]).await.unwrap(),
+                    None,
+                    "try {n}"
+                );
+            }
+            assert!(
+                store.count_try(&[Subject::account("other"), address(77)]).await.unwrap().is_some(),
+                "one address, many accounts"
             );
-        }
-        assert!(
-            store.count_try(&[Subject::account("other"), address(77)]).await.unwrap().is_some(),
-            "one address, many accounts"
-        );
-        for _ in 0..30 {
-            store.clock.advance(Allowance::FORGET / 4);
-            assert_eq!(
-                store.count_try(&[account.clone(), address(77)]).await.unwrap(),
-                None,
-                "fifteen minutes are always enough"
-            );
+            for _ in 0..30 {
+                store.clock.advance(Allowance::FORGET / 4);
+                assert_eq!(
+                    store.count_try(&[account.clone(), address(77)]).await.unwrap(),
+                    None,
+                    "fifteen minutes are always enough"
+                );
+            }
         }
     }
 }

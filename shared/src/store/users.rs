@@ -278,48 +278,53 @@ mod tests {
 
     #[tokio::test]
     async fn an_address_or_name_is_given_once_in_any_case() {
-        let (store, _dir) = store().await;
-        assert!(!store.any_user().await.unwrap());
-        let (ada, workspace) = register(&store, "Ada").await;
-        assert!(store.any_user().await.unwrap());
-        let (email, other) = (Email::parse("ADA@example.com").unwrap(), Email::parse("b@example.com").unwrap());
-        let (name, upper) = (Username::parse("bob").unwrap(), Username::parse("ADA").unwrap());
-        for (email, username) in [(&email, &name), (&other, &upper)] {
-            let new = NewUser { email, username, password_hash: "x", first_only: false };
-            assert_eq!(store.register(new).await.unwrap(), Registered::Taken);
+        for (store, _dir) in stores().await {
+            assert!(!store.any_user().await.unwrap());
+            let (ada, workspace) = register(&store, "Ada").await;
+            assert!(store.any_user().await.unwrap());
+            let (email, other) = (Email::parse("ADA@example.com").unwrap(), Email::parse("b@example.com").unwrap());
+            let (name, upper) = (Username::parse("bob").unwrap(), Username::parse("ADA").unwrap());
+            for (email, username) in [(&email, &name), (&other, &upper)] {
+                let new = NewUser { email, username, password_hash: "x", first_only: false };
+                assert_eq!(store.register(new).await.unwrap(), Registered::Taken);
+            }
+            for login in ["ada", "ADA@EXAMPLE.COM", " Ada "] {
+                assert_eq!(store.user_by_login(login).await.unwrap().unwrap().user_id, ada, "{login}");
+            }
+            assert!(store.user_by_login("nobody").await.unwrap().is_none());
+            let memberships = store.memberships(ada).await.unwrap();
+            assert_eq!(
+                (memberships.len(), memberships[0].workspace_id, memberships[0].role),
+                (1, workspace, Role::Owner)
+            );
+            let (bob, _) = register(&store, "Bob").await;
+            assert_eq!(store.membership(workspace, bob).await.unwrap(), None);
+            assert!(!store.rename_user(bob, &email, &name).await.unwrap());
+            assert!(store.rename_user(bob, &other, &name).await.unwrap());
         }
-        for login in ["ada", "ADA@EXAMPLE.COM", " Ada "] {
-            assert_eq!(store.user_by_login(login).await.unwrap().unwrap().user_id, ada, "{login}");
-        }
-        assert!(store.user_by_login("nobody").await.unwrap().is_none());
-        let memberships = store.memberships(ada).await.unwrap();
-        assert_eq!((memberships.len(), memberships[0].workspace_id, memberships[0].role), (1, workspace, Role::Owner));
-        let (bob, _) = register(&store, "Bob").await;
-        assert_eq!(store.membership(workspace, bob).await.unwrap(), None);
-        assert!(!store.rename_user(bob, &email, &name).await.unwrap());
-        assert!(store.rename_user(bob, &other, &name).await.unwrap());
     }
 
     #[tokio::test]
     async fn the_setup_token_makes_one_first_owner() {
-        let (store, _dir) = store().await;
-        let first = setup::issue(&store).await.unwrap().unwrap();
-        let token = setup::issue(&store).await.unwrap().unwrap();
-        assert!(!setup::is_valid(&store, &first).await.unwrap(), "a later start replaces the token");
-        assert!(setup::is_valid(&store, &token).await.unwrap());
-        for wrong in ["", "x", &"A".repeat(43)] {
-            assert!(!setup::is_valid(&store, wrong).await.unwrap(), "{wrong}");
+        for (store, _dir) in stores().await {
+            let first = setup::issue(&store).await.unwrap().unwrap();
+            let token = setup::issue(&store).await.unwrap().unwrap();
+            assert!(!setup::is_valid(&store, &first).await.unwrap(), "a later start replaces the token");
+            assert!(setup::is_valid(&store, &token).await.unwrap());
+            for wrong in ["", "x", &"A".repeat(43)] {
+                assert!(!setup::is_valid(&store, wrong).await.unwrap(), "{wrong}");
+            }
+            store.clock.advance(15 * 60_000);
+            assert!(!setup::is_valid(&store, &token).await.unwrap(), "too old");
+            let token = setup::issue(&store).await.unwrap().unwrap();
+            let (email, username) = (Email::parse("a@example.com").unwrap(), Username::parse("ada").unwrap());
+            let new = NewUser { email: &email, username: &username, password_hash: "x", first_only: true };
+            assert!(matches!(store.register(new).await.unwrap(), Registered::New(..)));
+            assert!(!setup::is_valid(&store, &token).await.unwrap(), "used");
+            assert_eq!(setup::issue(&store).await.unwrap(), None);
+            let (email, username) = (Email::parse("b@example.com").unwrap(), Username::parse("bob").unwrap());
+            let new = NewUser { email: &email, username: &username, password_hash: "x", first_only: true };
+            assert_eq!(store.register(new).await.unwrap(), Registered::NotFirst);
         }
-        store.clock.advance(15 * 60_000);
-        assert!(!setup::is_valid(&store, &token).await.unwrap(), "too old");
-        let token = setup::issue(&store).await.unwrap().unwrap();
-        let (email, username) = (Email::parse("a@example.com").unwrap(), Username::parse("ada").unwrap());
-        let new = NewUser { email: &email, username: &username, password_hash: "x", first_only: true };
-        assert!(matches!(store.register(new).await.unwrap(), Registered::New(..)));
-        assert!(!setup::is_valid(&store, &token).await.unwrap(), "used");
-        assert_eq!(setup::issue(&store).await.unwrap(), None);
-        let (email, username) = (Email::parse("b@example.com").unwrap(), Username::parse("bob").unwrap());
-        let new = NewUser { email: &email, username: &username, password_hash: "x", first_only: true };
-        assert_eq!(store.register(new).await.unwrap(), Registered::NotFirst);
     }
 }

@@ -44,7 +44,11 @@ mod tests {
         let schedule = RetrySchedule::from_seconds(&[5, 60]).unwrap();
         for (failures, expected) in [(0, Next::RetryIn(5_000)), (1, Next::RetryIn(60_000)), (2, Next::Failed)] {
             for ended in [Ended::Answered(500), Ended::Answered(302), Ended::Answered(404), Ended::Unanswered] {
-                assert_eq!(decide(ended, failures, &schedule, 0.5), (expected, failures + 1), "{ended:?} after {failures}");
+                assert_eq!(
+                    decide(ended, failures, &schedule, 0.5),
+                    (expected, failures + 1),
+                    "{ended:?} after {failures}"
+                );
             }
         }
     }

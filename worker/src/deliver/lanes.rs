@@ -49,7 +49,14 @@ struct Lane {
 
 impl Lane {
     fn new() -> Self {
-        Self { held: 0, in_flight: 0, queue: VecDeque::new(), last_done: Instant::now(), more_due: false, idle_since: None }
+        Self {
+            held: 0,
+            in_flight: 0,
+            queue: VecDeque::new(),
+            last_done: Instant::now(),
+            more_due: false,
+            idle_since: None,
+        }
     }
 
     fn has_work(&self) -> bool {
@@ -171,8 +178,7 @@ impl Lanes {
         };
         if !idle.is_empty() {
             let owner = self.lease.id();
-            let released: Vec<SlotWish> =
-                idle.iter().map(|id| SlotWish { destination_id: *id, wanted: 0 }).collect();
+            let released: Vec<SlotWish> = idle.iter().map(|id| SlotWish { destination_id: *id, wanted: 0 }).collect();
             self.base.store.acquire_slots(owner, &released).await?;
         }
         self.acquire(&short).await
@@ -190,7 +196,7 @@ impl Lanes {
             match state.lanes.get(&destination.id) {
                 Some(lane) if lane.held > 0 => {
                     let busy = lane.queue.len() + lane.in_flight;
-                    let room = (4 * lane.held).max(64).min(QUEUE).saturating_sub(busy);
+                    let room = (4 * lane.held).clamp(64, QUEUE).saturating_sub(busy);
                     if room > 0 && busy <= 2 * lane.held {
                         rooms.push(Room { destination_id: destination.id, room: i64::try_from(room).unwrap_or(0) });
                     }

@@ -1,13 +1,13 @@
 //! The request that a receiver gets: the original body and safe headers, signed as Standard Webhooks say.
 
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use http::{Method, Uri};
 use hookyard_shared::catalog::Destination;
 use hookyard_shared::clock::Millis;
 use hookyard_shared::egress::OutgoingRequest;
 use hookyard_shared::id::{self, SourceId};
 use hookyard_shared::model::{Event, headers};
 use hookyard_shared::signing;
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::{Method, Uri};
 use uuid::Uuid;
 
 /// Headers that concern one connection, or that would speak for us or for the sender.

@@ -168,13 +168,23 @@ fn seal(
         return None;
     }
     let id = SecretId::new();
-    Some(NewSecret { id, label: label.to_owned(), hint: hint(text), ciphertext: state.vault.seal(id.0, text), not_after_ms })
+    Some(NewSecret {
+        id,
+        label: label.to_owned(),
+        hint: hint(text),
+        ciphertext: state.vault.seal(id.0, text),
+        not_after_ms,
+    })
 }
 
 /// Enough of a secret to tell it from another, and only if enough of it stays hidden.
 fn hint(secret: &str) -> String {
     let length = secret.chars().count();
-    if length < 16 { "••".to_owned() } else { format!("••{}", secret.chars().skip(length - 4).collect::<String>()) }
+    if length < 16 {
+        "••".to_owned()
+    } else {
+        format!("••{}", secret.chars().skip(length - 4).collect::<String>())
+    }
 }
 
 /// Checks that the secrets of a source can be used with other parameters of its scheme.
@@ -213,9 +223,17 @@ async fn add(
     let workspace = principal.workspace_id;
     let source = state.store.source(workspace, id).await?.ok_or(ApiError::NotFound)?;
     if state.store.source_secrets(workspace, id, id).await?.len() >= MAX_SECRETS {
-        return Err(ApiError::conflict("too_many_secrets", format!("a source has at most {MAX_SECRETS} secrets; remove one first")));
+        return Err(ApiError::conflict(
+            "too_many_secrets",
+            format!("a source has at most {MAX_SECRETS} secrets; remove one first"),
+        ));
     }
-    let unknown = || anyhow::anyhow!("source {id} has the provider `{}` or a scheme that this program does not know", source.provider);
+    let unknown = || {
+        anyhow::anyhow!(
+            "source {id} has the provider `{}` or a scheme that this program does not know",
+            source.provider
+        )
+    };
     let provider = state.providers.get(&source.provider).ok_or_else(|| ApiError::Internal(unknown()))?;
     let scheme: Scheme = serde_json::from_str(&source.scheme).map_err(|_| ApiError::Internal(unknown()))?;
     let mut errors = Vec::new();
@@ -266,7 +284,9 @@ mod tests {
 
     #[test]
     fn a_hint_shows_the_end_of_long_secrets_only() {
-        for (secret, expected) in [("short", "••"), ("fifteen-letters", "••"), ("sixteen-letters!", "••ers!"), ("äöüäöüäöüäöüäöüß", "••äöüß")] {
+        for (secret, expected) in
+            [("short", "••"), ("fifteen-letters", "••"), ("sixteen-letters!", "••ers!"), ("äöüäöüäöüäöüäöüß", "••äöüß")]
+        {
             assert_eq!(hint(secret), expected, "{secret}");
         }
     }

@@ -45,7 +45,12 @@ impl User<'_> {
 }
 
 fn pointers(reply: &Reply) -> Vec<String> {
-    assert_eq!((reply.status, reply.code().as_str()), (StatusCode::UNPROCESSABLE_ENTITY, "validation_failed"), "{}", reply.text);
+    assert_eq!(
+        (reply.status, reply.code().as_str()),
+        (StatusCode::UNPROCESSABLE_ENTITY, "validation_failed"),
+        "{}",
+        reply.text
+    );
     reply.json()["errors"].as_array().unwrap().iter().map(|e| e["pointer"].as_str().unwrap().to_owned()).collect()
 }
 
@@ -101,7 +106,10 @@ async fn a_source_shows_its_secret_once_and_changes_by_version() {
     assert!(text(&read.json()["secrets"][0]["hint"]).starts_with("••"));
 
     let changed = user.patch(&path, json!({"enabled": false, "response_status": 202, "response_body": "ok"})).await;
-    assert_eq!((changed.status, &changed.json()["enabled"], &changed.headers["etag"]), (StatusCode::OK, &json!(false), &"\"2\"".parse().unwrap()));
+    assert_eq!(
+        (changed.status, &changed.json()["enabled"], &changed.headers["etag"]),
+        (StatusCode::OK, &json!(false), &"\"2\"".parse().unwrap())
+    );
     assert_eq!(user.patch(&path, json!({"response_body": null})).await.json()["response_body"], Value::Null);
     let stale = user.send(Method::PATCH, &path, &[("if-match", "\"1\"")], Some(json!({"name": "x"}))).await;
     assert_eq!((stale.status, stale.code().as_str()), (StatusCode::PRECONDITION_FAILED, "precondition_failed"));
@@ -112,7 +120,10 @@ async fn a_source_shows_its_secret_once_and_changes_by_version() {
     let first = text(&read.json()["secrets"][0]["id"]).to_owned();
     let last = user.delete(&format!("{secrets}/{first}")).await;
     assert_eq!((last.status, last.code().as_str()), (StatusCode::CONFLICT, "last_secret"));
-    assert_eq!(pointers(&user.post(&secrets, json!({"secret": "whsec_AA", "expires_at": "2001-01-01T00:00:00Z"})).await), ["/secret", "/expires_at"]);
+    assert_eq!(
+        pointers(&user.post(&secrets, json!({"secret": "whsec_AA", "expires_at": "2001-01-01T00:00:00Z"})).await),
+        ["/secret", "/expires_at"]
+    );
     let second = user.post(&secrets, json!({"label": "new"})).await;
     assert_eq!(second.status, StatusCode::CREATED, "{}", second.text);
     assert!(text(&second.json()["secret"]).starts_with("whsec_"));
@@ -128,12 +139,17 @@ async fn wrong_sources_are_refused_field_by_field() {
     let user = User { app: &app, cookie: app.user("ada").await };
     for (body, expected) in [
         (json!({"name": "a", "provider": "gitbub"}), vec!["/provider"]),
-        (json!({"name": "", "provider": "github", "max_body_bytes": 1, "methods": ["TRACE"], "response_status": 500}),
-         vec!["/name", "/methods/0", "/response_status", "/max_body_bytes"]),
+        (
+            json!({"name": "", "provider": "github", "max_body_bytes": 1, "methods": ["TRACE"], "response_status": 500}),
+            vec!["/name", "/methods/0", "/response_status", "/max_body_bytes"],
+        ),
         (json!({"name": "a", "provider": "stripe"}), vec!["/secret"]),
         (json!({"name": "a", "provider": "stripe", "secret": "sk_live_x"}), vec!["/secret"]),
         (json!({"name": "a", "provider": "github", "secret": "x", "secrets": []}), vec!["/secrets"]),
-        (json!({"name": "a", "provider": "basic", "secrets": [{"secret": "u:p"}, {"secret": "nocolon", "label": ""}]}), vec!["/secrets/1/secret", "/secrets/1/label"]),
+        (
+            json!({"name": "a", "provider": "basic", "secrets": [{"secret": "u:p"}, {"secret": "nocolon", "label": ""}]}),
+            vec!["/secrets/1/secret", "/secrets/1/label"],
+        ),
         (json!({"name": "a", "provider": "none", "secret": "x"}), vec!["/secret"]),
         (json!({"name": "a", "provider": "hmac"}), vec!["/scheme"]),
         (json!({"name": "a", "provider": "github", "scheme": {"kind": "none"}}), vec!["/scheme"]),
@@ -142,7 +158,10 @@ async fn wrong_sources_are_refused_field_by_field() {
         assert_eq!(pointers(&user.post("/sources", body.clone()).await), expected, "{body}");
     }
     let open = user.create("/sources", json!({"name": "open", "provider": "none"})).await;
-    assert_eq!((text(&open["verification"]), &open["verified"], open.get("secret")), ("unverified", &json!(false), None));
+    assert_eq!(
+        (text(&open["verification"]), &open["verified"], open.get("secret")),
+        ("unverified", &json!(false), None)
+    );
     let providers = user.get("/providers").await.json();
     let none = providers["data"].as_array().unwrap().iter().find(|p| p["slug"] == "none").unwrap().clone();
     assert_eq!((text(&none["verification"]), &none["needs_secret"]), ("unverified", &json!(false)));
@@ -165,8 +184,13 @@ async fn destinations_are_checked_where_they_lead() {
     ] {
         assert_eq!(pointers(&user.post("/destinations", body.clone()).await), [expected], "{body}");
     }
-    let made = user.create("/destinations", json!({"name": "a", "url": "https://93.184.215.14/hook#x", "concurrency": 256})).await;
-    assert_eq!((text(&made["url"]), &made["timeout_ms"], &made["inspector"]), ("https://93.184.215.14/hook", &json!(30_000), &Value::Null));
+    let made = user
+        .create("/destinations", json!({"name": "a", "url": "https://93.184.215.14/hook#x", "concurrency": 256}))
+        .await;
+    assert_eq!(
+        (text(&made["url"]), &made["timeout_ms"], &made["inspector"]),
+        ("https://93.184.215.14/hook", &json!(30_000), &Value::Null)
+    );
     assert!(text(&made["signing_secret"]).starts_with("whsec_"));
     let path = format!("/destinations/{}", text(&made["id"]));
     assert!(!user.get(&path).await.text.contains("whsec_"));
@@ -209,10 +233,16 @@ async fn one_event_is_followed_from_subscription_to_delivery() {
 
     let (event, delivery) = relayed(&app, &subscription, b"<script>alert(1)</script>").await;
     let listed = user.get("/events?status=held&q=order&limit=1").await.json();
-    assert_eq!((text(&listed["data"][0]["id"]), &listed["data"][0]["deliveries"]), (event.to_string().as_str(), &json!({"total": 1, "delivered": 0, "failed": 0, "waiting": 1})));
+    assert_eq!(
+        (text(&listed["data"][0]["id"]), &listed["data"][0]["deliveries"]),
+        (event.to_string().as_str(), &json!({"total": 1, "delivered": 0, "failed": 0, "waiting": 1}))
+    );
     assert_eq!(user.get("/events?status=lost").await.code(), "bad_filter");
     let shown = user.get(&format!("/events/{event}")).await.json();
-    assert_eq!((&shown["headers"][1], &shown["deliveries"][0]["status"]), (&json!(["x-a", "caf\u{fffd}"]), &json!("held")));
+    assert_eq!(
+        (&shown["headers"][1], &shown["deliveries"][0]["status"]),
+        (&json!(["x-a", "caf\u{fffd}"]), &json!("held"))
+    );
     let body = user.get(&format!("/events/{event}/body")).await;
     assert_eq!(body.text, "<script>alert(1)</script>");
     for (name, value) in [("content-type", "application/octet-stream"), ("x-content-type-options", "nosniff")] {
@@ -226,14 +256,25 @@ async fn one_event_is_followed_from_subscription_to_delivery() {
     let enabled = user.post(&format!("/destinations/{}/enable", text(&inspector["id"])), json!({})).await.json();
     assert_eq!(enabled["released"], 1);
     let cancelled = user.post(&format!("{path}/cancel"), json!({})).await.json();
-    assert_eq!((text(&cancelled["status"]), text(&cancelled["webhook_id"])[..4].to_owned()), ("cancelled", "msg_".to_owned()));
+    assert_eq!(
+        (text(&cancelled["status"]), text(&cancelled["webhook_id"])[..4].to_owned()),
+        ("cancelled", "msg_".to_owned())
+    );
     assert_eq!(user.post(&format!("{path}/cancel"), json!({})).await.code(), "delivery_ended");
     assert_eq!(user.post(&format!("{path}/retry"), json!({})).await.json()["status"], "pending");
     assert_eq!(user.get(&path).await.json()["attempts"], json!([]));
-    assert_eq!(user.get(&format!("/deliveries?event_id={event}&source_id={}", text(&source["id"]))).await.json()["data"].as_array().unwrap().len(), 1);
+    assert_eq!(
+        user.get(&format!("/deliveries?event_id={event}&source_id={}", text(&source["id"]))).await.json()["data"]
+            .as_array()
+            .unwrap()
+            .len(),
+        1
+    );
     assert_eq!(user.get("/rejections?code=x").await.json()["data"], json!([]));
 
-    for (path, words) in [("/", "look"), ("/events?q=order", "order.paid"), (&format!("/events/{event}"), "&#60;script&#62;")] {
+    for (path, words) in
+        [("/", "look"), ("/events?q=order", "order.paid"), (&format!("/events/{event}"), "&#60;script&#62;")]
+    {
         let page = user.page(path).await;
         assert_eq!(page.status, StatusCode::OK, "{path}: {}", page.text);
         assert!(page.text.contains(words) && !page.text.contains("<script>alert"), "{path}: {}", page.text);

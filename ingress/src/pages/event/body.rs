@@ -30,7 +30,11 @@ impl BodyView {
         }
         let Some(text) = as_text(start, truncated) else {
             let shown = &start[..start.len().min(SHOWN_HEX)];
-            return Self { form: "hexadecimal", text: hex_dump(shown), truncated: truncated || shown.len() < start.len() };
+            return Self {
+                form: "hexadecimal",
+                text: hex_dump(shown),
+                truncated: truncated || shown.len() < start.len(),
+            };
         };
         // Only what is JSON is indented, token by token: numbers and the order of members stay as they were sent.
         match serde_json::from_str::<IgnoredAny>(text).ok().and_then(|_| indent(text)) {
@@ -44,7 +48,9 @@ impl BodyView {
 fn as_text(bytes: &[u8], truncated: bool) -> Option<&str> {
     let text = match std::str::from_utf8(bytes) {
         Ok(text) => text,
-        Err(error) if truncated && error.error_len().is_none() => std::str::from_utf8(&bytes[..error.valid_up_to()]).ok()?,
+        Err(error) if truncated && error.error_len().is_none() => {
+            std::str::from_utf8(&bytes[..error.valid_up_to()]).ok()?
+        }
         Err(_) => return None,
     };
     let printable = |c: char| !c.is_control() || matches!(c, '\n' | '\r' | '\t');
@@ -114,7 +120,9 @@ fn hex_dump(bytes: &[u8]) -> String {
         }
         out.extend(std::iter::repeat_n("   ", 16 - line.len()));
         out.push_str("  ");
-        out.extend(line.iter().map(|byte| if byte.is_ascii_graphic() || *byte == b' ' { char::from(*byte) } else { '.' }));
+        out.extend(
+            line.iter().map(|byte| if byte.is_ascii_graphic() || *byte == b' ' { char::from(*byte) } else { '.' }),
+        );
         out.push('\n');
     }
     out
@@ -129,7 +137,11 @@ mod tests {
         for (body, form, text) in [
             (&b""[..], "empty", ""),
             (b"a=1&b=2", "text", "a=1&b=2"),
-            (b"{\"b\": 1.50,\"a\":[ ],\"c\":\"x{,\\\"}\"}", "JSON", "{\n  \"b\": 1.50,\n  \"a\": [],\n  \"c\": \"x{,\\\"}\"\n}"),
+            (
+                b"{\"b\": 1.50,\"a\":[ ],\"c\":\"x{,\\\"}\"}",
+                "JSON",
+                "{\n  \"b\": 1.50,\n  \"a\": [],\n  \"c\": \"x{,\\\"}\"\n}",
+            ),
             (b"[{},[1 , 2]]", "JSON", "[\n  {},\n  [\n    1,\n    2\n  ]\n]"),
             (b"{\"a\":", "text", "{\"a\":"),
             (b"\x00A", "hexadecimal", "00000000  00 41                                            .A\n"),

@@ -34,10 +34,7 @@ impl Server {
                 tokio::spawn(script(stream));
             }
         });
-        Self {
-            address,
-            connections,
-        }
+        Self { address, connections }
     }
 
     /// Gives the same answer to every request, on connections that stay open.
@@ -72,11 +69,8 @@ pub(super) async fn read_request(stream: &mut TcpStream) -> String {
     loop {
         let text = String::from_utf8_lossy(&seen).into_owned();
         if let Some((head, body)) = text.split_once("\r\n\r\n") {
-            let length = head.lines().find_map(|line| {
-                line.to_lowercase()
-                    .strip_prefix("content-length: ")
-                    .map(str::to_owned)
-            });
+            let length =
+                head.lines().find_map(|line| line.to_lowercase().strip_prefix("content-length: ").map(str::to_owned));
             if body.len() >= length.map_or(0, |length| length.parse().unwrap()) {
                 return text;
             }
@@ -90,21 +84,12 @@ pub(super) async fn read_request(stream: &mut TcpStream) -> String {
 
 /// A client that may use IPv4 loopback.
 pub(super) fn client() -> Client {
-    Client::new(
-        Guard::new(parse_ranges("127.0.0.0/8").unwrap()),
-        ClientOptions::default(),
-    )
-    .unwrap()
+    Client::new(Guard::new(parse_ranges("127.0.0.0/8").unwrap()), ClientOptions::default()).unwrap()
 }
 
 pub(super) fn post(url: &str) -> OutgoingRequest {
     let url = url.parse().unwrap();
-    OutgoingRequest {
-        method: Method::POST,
-        url,
-        headers: HeaderMap::new(),
-        body: Bytes::from_static(b"{\"n\":1}"),
-    }
+    OutgoingRequest { method: Method::POST, url, headers: HeaderMap::new(), body: Bytes::from_static(b"{\"n\":1}") }
 }
 
 pub(super) async fn send(url: &str) -> Exchange {
@@ -112,8 +97,5 @@ pub(super) async fn send(url: &str) -> Exchange {
 }
 
 pub(super) fn code(exchange: &Exchange) -> &'static str {
-    exchange
-        .result
-        .as_ref()
-        .map_or_else(|error| error.code(), |_| "answer")
+    exchange.result.as_ref().map_or_else(|error| error.code(), |_| "answer")
 }

@@ -22,14 +22,12 @@ const KEY: &[u8] = include_bytes!("tls/leaf.key.der");
 
 async fn server(certificate: &'static [u8], version: &'static SupportedProtocolVersion) -> Server {
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(KEY));
-    let config = ServerConfig::builder_with_provider(Arc::new(
-        rustls::crypto::aws_lc_rs::default_provider(),
-    ))
-    .with_protocol_versions(&[version])
-    .unwrap()
-    .with_no_client_auth()
-    .with_single_cert(vec![CertificateDer::from(certificate)], key)
-    .unwrap();
+    let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+        .with_protocol_versions(&[version])
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![CertificateDer::from(certificate)], key)
+        .unwrap();
     let acceptor = TlsAcceptor::from(Arc::new(config));
     Server::new(move |stream| {
         let acceptor = acceptor.clone();
@@ -39,10 +37,7 @@ async fn server(certificate: &'static [u8], version: &'static SupportedProtocolV
             };
             let mut buffer = [0; 4096];
             while stream.read(&mut buffer).await.is_ok_and(|read| read > 0) {
-                stream
-                    .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
-                    .await
-                    .unwrap();
+                stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.unwrap();
                 stream.flush().await.unwrap();
             }
         }
@@ -51,18 +46,10 @@ async fn server(certificate: &'static [u8], version: &'static SupportedProtocolV
 }
 
 async fn send(server: &Server, roots: Vec<CertificateDer<'static>>) -> Exchange {
-    let options = ClientOptions {
-        extra_roots: roots,
-        tls_timeout: Duration::from_millis(500),
-        ..ClientOptions::default()
-    };
+    let options =
+        ClientOptions { extra_roots: roots, tls_timeout: Duration::from_millis(500), ..ClientOptions::default() };
     let client = Client::new(Guard::new(parse_ranges("127.0.0.0/8").unwrap()), options).unwrap();
-    client
-        .send(
-            post(&format!("https://{}/", server.address)),
-            Duration::from_secs(5),
-        )
-        .await
+    client.send(post(&format!("https://{}/", server.address)), Duration::from_secs(5)).await
 }
 
 #[tokio::test]
@@ -98,10 +85,7 @@ async fn a_handshake_that_stalls_or_is_not_tls_fails_with_its_own_code() {
     assert_eq!(code(&send(&stalling, vec![]).await), "tls_timeout");
 
     let plain = Server::new(|mut stream| async move {
-        stream
-            .write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n")
-            .await
-            .unwrap();
+        stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await.unwrap();
         tokio::time::sleep(Duration::from_millis(200)).await;
     })
     .await;

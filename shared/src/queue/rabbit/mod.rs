@@ -71,11 +71,10 @@ impl RabbitConfig {
     }
 
     async fn connect(&self, role: &str) -> lapin::Result<Connection> {
-        let mut uri: lapin::uri::AMQPUri = self
-            .url
-            .expose_secret()
-            .parse()
-            .map_err(|error: String| lapin::ErrorKind::IOError(std::sync::Arc::new(std::io::Error::other(error))))?;
+        let mut uri: lapin::uri::AMQPUri =
+            self.url.expose_secret().parse().map_err(|error: String| {
+                lapin::ErrorKind::IOError(std::sync::Arc::new(std::io::Error::other(error)))
+            })?;
         uri.query.heartbeat.get_or_insert(10);
         uri.query.connection_timeout.get_or_insert(5_000);
         let properties =

@@ -196,7 +196,8 @@ impl Store {
     /// # Errors
     /// When the store does not answer.
     pub async fn load_events(&self, ids: &[EventId], max_body: usize) -> sqlx::Result<Vec<Event>> {
-        const COLUMNS: &str = "event_id, workspace_id, source_id, received_ms, method, path, query, headers, body, event_type,
+        const COLUMNS: &str =
+            "event_id, workspace_id, source_id, received_ms, method, path, query, headers, body, event_type,
                  provider_event_id, verified_by";
         let max_body = i64::try_from(max_body).unwrap_or(i64::MAX);
         let rows: Vec<StoredEvent> = match &self.db {
@@ -250,5 +251,52 @@ impl Store {
             )?;
         }
         tx.commit().await
+    }
+
+    /// Brings what waits in line with the configuration, a step at a time: held deliveries of enabled destinations are due,
+    /// due ones of disabled destinations are held. The API does the same at once; this catches what a process with an
+    /// older catalog inserted meanwhile.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn settle_waiting(&self) -> sqlx::Result<()> {
+        q!(
+            &self.db,
+            execute,
+            "UPDATE delivery SET status = 'pending', next_attempt_ms = $1
+             WHERE status = 'held' AND delivery_id IN (
+                SELECT delivery_id FROM delivery WHERE status = 'held'
+                  AND destination_id IN (SELECT destination_id FROM destination WHERE enabled) LIMIT 1000)",
+            self.store_now_ms().await?
+        )?;
+        q!(
+            &self.db,
+            execute,
+            "UPDATE delivery SET status = 'held'
+             WHERE status = 'pending' AND delivery_id IN (
+                SELECT delivery_id FROM delivery WHERE status = 'pending'
+                  AND destination_id IN (SELECT destination_id FROM destination WHERE NOT enabled) LIMIT 1000)"
+        )?;
+        Ok(())
+    }
+
+    /// Cancels what waits for a destination or by a subscription that is gone, a step at a time.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn cancel_orphans(&self) -> sqlx::Result<()> {
+        q!(
+            &self.db,
+            execute,
+            "UPDATE delivery SET status = 'cancelled', finished_ms = $1, next_attempt_ms = NULL
+             WHERE status IN ('pending', 'held') AND delivery_id IN (
+                SELECT delivery_id FROM delivery AS d
+                WHERE d.status IN ('pending', 'held')
+                  AND (NOT EXISTS (SELECT 1 FROM destination AS t WHERE t.destination_id = d.destination_id)
+                    OR NOT EXISTS (SELECT 1 FROM subscription AS s WHERE s.subscription_id = d.subscription_id))
+                LIMIT 1000)",
+            self.now_ms()
+        )
+        .map(|_| ())
     }
 }

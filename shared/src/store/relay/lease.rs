@@ -86,7 +86,8 @@ impl Store {
     async fn reap_one(&self) -> sqlx::Result<Option<u64>> {
         let now = self.store_now_ms().await?;
         // Asked without a lock first, for SQLite's single writer.
-        let expired = q!(&self.db, fetch_optional as (Uuid,), "SELECT worker_id FROM worker WHERE expires_ms < $1 LIMIT 1", now)?;
+        let expired =
+            q!(&self.db, fetch_optional as (Uuid,), "SELECT worker_id FROM worker WHERE expires_ms < $1 LIMIT 1", now)?;
         if expired.is_none() {
             return Ok(None);
         }

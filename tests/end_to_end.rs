@@ -1,0 +1,420 @@
+//! The whole way of an event, on both profiles, through public doors only: what users, senders and receivers see.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on should panic")]
+
+mod common;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use common::{Relay, SOON, connect, connect_with, settings, settle, stranger};
+use hookyard_testkit::sender::unix_now;
+use hookyard_testkit::{Account, Answer, Profile, Scheme, Script, Sender, Sink, Stack, wait_for, wait_until};
+use http::{HeaderMap, Method};
+use serde_json::{Value, json};
+
+/// Posts `body` with the headers that `scheme` gives it, and returns status and answer.
+async fn post(stack: &Stack, relay: &Relay, headers: HeaderMap, body: impl Into<Bytes>) -> (u16, Value) {
+    let path = format!("/in/{}", relay.key());
+    let reply = stranger(stack).send(Method::POST, &path, headers, body.into()).await.unwrap();
+    (reply.status.as_u16(), reply.json().unwrap_or_default())
+}
+
+async fn only_delivery(account: &Account, event: &str, status: &str) -> Value {
+    let question = async || {
+        let found = account.deliveries(&format!("event_id={event}")).await.ok()?;
+        found.into_iter().find(|delivery| delivery["status"] == status)
+    };
+    let delivery = wait_for(&format!("the delivery of {event} is {status}"), SOON, question).await.unwrap();
+    account.delivery(delivery["id"].as_str().unwrap()).await.unwrap()
+}
+
+// ---- the main job ----------------------------------------------------------------------------------------------------
+
+async fn every_scheme_goes_all_the_way_byte_for_byte(profile: Profile) {
+    let stack = Stack::start(profile).await.unwrap();
+    let sink = Sink::start().await.unwrap().keep_bodies();
+    let account = stack.account().await.unwrap();
+    // Neither UTF-8 nor JSON, with an end that parsers like to drop.
+    let body: Vec<u8> = (0..=255).chain(*b"\r\n").collect();
+    for scheme in Scheme::ALL {
+        let path = format!("/{}", scheme.provider());
+        let relay = connect(&account, scheme, &sink.url(&path), settings()).await;
+        sink.verify(&path, relay.destination["signing_secret"].as_str().unwrap());
+        let mut headers = scheme.headers(&relay.source.secret, "id-1", unix_now(), &body);
+        headers.insert("content-type", "application/x-odd".parse().unwrap());
+        headers.append("x-twice", "b".parse().unwrap());
+        headers.append("x-twice", "a".parse().unwrap());
+        headers.insert("cookie", "canary=1".parse().unwrap());
+        headers.insert("webhook-spoof", "1".parse().unwrap());
+        let (status, answer) = post(&stack, &relay, headers, body.clone()).await;
+        assert_eq!(status, 200, "{scheme:?}: {answer}");
+        let event = answer["id"].as_str().unwrap();
+        assert!(event.starts_with("evt_"));
+
+        sink.wait_for(&path, 1, SOON).await.unwrap();
+        let received = &sink.received(&path)[0];
+        assert_eq!(received.body, body, "{scheme:?}");
+        assert_eq!(received.signature, Some(true), "{scheme:?}: our signature is right");
+        assert!(received.webhook_id.starts_with("msg_"));
+        assert_eq!(received.header("content-type"), Some("application/x-odd"));
+        let twice: Vec<_> = received.headers.get_all("x-twice").iter().collect();
+        assert_eq!(twice, ["b", "a"], "duplicates keep their order");
+        assert_eq!(received.header("hookyard-attempt"), Some("1"));
+        assert_eq!(received.header("hookyard-source"), Some(relay.source.id.as_str()));
+        for dropped in ["cookie", "webhook-spoof", "authorization"] {
+            assert_eq!(received.header(dropped), None, "{dropped} is not passed on");
+        }
+
+        let delivery = only_delivery(&account, event, "delivered").await;
+        let attempts = delivery["attempts"].as_array().unwrap();
+        assert_eq!(attempts.len(), 1);
+        assert_eq!(attempts[0]["state"], "succeeded");
+        let stored = account.http.get(&format!("/api/v1/events/{event}/body")).await.unwrap();
+        assert_eq!(stored.body, body, "{scheme:?}: as stored");
+    }
+}
+
+async fn refusals_are_told_recorded_and_never_become_events(profile: Profile) {
+    let stack = Stack::start(profile).await.unwrap();
+    let sink = Sink::start().await.unwrap();
+    let account = stack.account().await.unwrap();
+    let relay = connect(&account, Scheme::Slack, &sink.url("/s"), settings()).await;
+    let secret = &relay.source.secret;
+    let body: &[u8] = br#"{"a":1}"#;
+    let now = unix_now();
+    let signed = |time, over: &[u8]| Scheme::Slack.headers(secret, "1", time, over);
+    let mut unsigned = signed(now, body);
+    unsigned.remove("x-slack-signature");
+    for (what, headers, code) in [
+        ("another body's signature", signed(now, b"{}"), "signature_mismatch"),
+        ("another secret", Scheme::Slack.headers("other", "1", now, body), "signature_mismatch"),
+        ("an old timestamp", signed(now - 400, body), "timestamp_out_of_range"),
+        ("a timestamp to come", signed(now + 400, body), "timestamp_out_of_range"),
+        ("no signature", unsigned, "missing_header"),
+    ] {
+        let (status, answer) = post(&stack, &relay, headers, body).await;
+        assert_eq!((status, answer["code"].as_str()), (401, Some(code)), "{what}");
+    }
+    let kept = async || {
+        account.list("/api/v1/rejections", &format!("source_id={}", relay.source.id)).await.unwrap().len() == 5
+    };
+    wait_until("five rejections are on record", SOON, kept).await.unwrap();
+    let rejections = account.list("/api/v1/rejections", "code=timestamp_out_of_range").await.unwrap();
+    assert!(
+        rejections.iter().all(|r| r["detail"].as_str().unwrap().len() > 30),
+        "each says what to do: {rejections:?}"
+    );
+    assert!(account.events("").await.unwrap().is_empty());
+    assert_eq!(sink.count("/s"), 0);
+}
+
+async fn bad_requests_at_the_door_get_their_own_answers(profile: Profile) {
+    let stack = Stack::start(profile).await.unwrap();
+    let sink = Sink::start().await.unwrap();
+    let account = stack.account().await.unwrap();
+    let relay = connect(&account, Scheme::Github, &sink.url("/s"), settings()).await;
+    let door = stranger(&stack);
+    let unknown = door.post("/in/7zzzzzzzzzzzzzzzzzzzzzzzzz", &json!({})).await.unwrap();
+    assert_eq!(unknown.status, 404);
+    let path = format!("/in/{}", relay.key());
+    let got = door.get(&path).await.unwrap();
+    assert_eq!((got.status.as_u16(), got.header("allow")), (405, Some("POST")));
+
+    let small = json!({"max_body_bytes": 1024});
+    let source = format!("/api/v1/sources/{}", relay.source.id);
+    account.http.patch(&source, &small).await.unwrap().ok().unwrap();
+    settle().await;
+    let body = vec![b'x'; 2000];
+    let headers = Scheme::Github.headers(&relay.source.secret, "1", 0, &body);
+    let (status, _) = post(&stack, &relay, headers, body).await;
+    assert_eq!(status, 413);
+    for reply in [unknown, got] {
+        assert_eq!(reply.header("x-content-type-options"), Some("nosniff"));
+        assert_eq!(reply.header("content-security-policy"), Some("sandbox"));
+        assert_eq!(reply.header("set-cookie"), None);
+    }
+}
+
+async fn a_failing_destination_is_retried_under_the_same_id_until_it_takes_it(profile: Profile) {
+    let stack = Stack::start(profile).await.unwrap();
+    let sink = Sink::start().await.unwrap();
+    sink.script(
+        "/flaky",
+        Script::sequence(vec![Answer::Status(500), Answer::redirect(302, "http://127.0.0.1:1/"), Answer::Status(204)]),
+    );
+    let account = stack.account().await.unwrap();
+    let relay = connect(&account, Scheme::Github, &sink.url("/flaky"), settings()).await;
+    let sender = Sender::new(&relay.source.url, Scheme::Github, &relay.source.secret);
+    sender.send(1).await;
+    sink.wait_for("/flaky", 3, SOON).await.unwrap();
+    let received = sink.received("/flaky");
+    assert!(received.iter().all(|r| r.webhook_id == received[0].webhook_id), "a repeat is recognisable");
+    let numbers: Vec<_> = received.iter().map(|r| r.header("hookyard-attempt").unwrap()).collect();
+    assert_eq!(numbers, ["1", "2", "3"]);
+    let delivery = only_delivery(&account, &sender.ledger().ids()[0], "delivered").await;
+    let attempts = delivery["attempts"].as_array().unwrap();
+    let states: Vec<_> = attempts.iter().map(|a| (a["state"].as_str().unwrap(), a["status_code"].as_i64())).collect();
+    assert_eq!(states, [("failed", Some(500)), ("failed", Some(302)), ("succeeded", Some(204))]);
+}
+
+async fn what_was_given_up_can_be_retried_by_hand_and_what_waits_cancelled(profile: Profile) {
+    let stack = Stack::start(profile).await.unwrap();
+    let sink = Sink::start().await.unwrap();
+    sink.script("/s", Script::first(2, Answer::Status(503)));
+    let account = stack.account().await.unwrap();
+    let once = json!({"retry": {"schedule": [1]}});
+    let relay = connect_with(&account, Scheme::Github, &sink.url("/s"), settings(), once).await;
+    let sender = Sender::new(&relay.source.url, Scheme::Github, &relay.source.secret);
+    sender.send(1).await;
+    let delivery = only_delivery(&account, &sender.ledger().ids()[0], "failed").await;
+    let id = delivery["id"].as_str().unwrap();
+    account.http.post(&format!("/api/v1/deliveries/{id}/retry"), &json!({})).await.unwrap().ok().unwrap();
+    sink.wait_for("/s", 3, SOON).await.unwrap();
+    only_delivery(&account, &sender.ledger().ids()[0], "delivered").await;
+
+    sink.script("/s", Answer::Status(500));
+    let slow = json!({"retry": {"schedule": [3600]}});
+    let subscription = format!("/api/v1/subscriptions/{}", relay.subscription["id"].as_str().unwrap());
+    account.http.patch(&subscription, &slow).await.unwrap().ok().unwrap();
+    settle().await;
+    sender.send(1).await;
+    let delivery = only_delivery(&account, &sender.ledger().ids()[1], "pending").await;
+    let id = delivery["id"].as_str().unwrap();
+    account.http.post(&format!("/api/v1/deliveries/{id}/cancel"), &json!({})).await.unwrap().ok().unwrap();
+    only_delivery(&account, &sender.ledger().ids()[1], "cancelled").await;
+    let again = account.http.post(&format!("/api/v1/deliveries/{id}/cancel"), &json!({})).await.unwrap();
+    assert_eq!(again.status, 409);
+}
+
+async fn a_disabled_destination_holds_its_deliveries_until_it_is_enabled(profile: Profile) {
+    let stack = Stack::start(profile).await.unwrap();
+    let sink = Sink::start().await.unwrap();
+    let account = stack.account().await.unwrap();
+    let relay = connect(&account, Scheme::Github, &sink.url("/s"), settings()).await;
+    let destination = format!("/api/v1/destinations/{}", relay.destination_id());
+    account.http.patch(&destination, &json!({"enabled": false})).await.unwrap().ok().unwrap();
+    settle().await;
+    let sender = Sender::new(&relay.source.url, Scheme::Github, &relay.source.secret);
+    sender.send(20).await;
+    for id in sender.ledger().ids() {
+        only_delivery(&account, &id, "held").await;
+    }
+    assert_eq!(sink.count("/s"), 0);
+    account.http.post(&format!("{destination}/enable"), &json!({})).await.unwrap().ok().unwrap();
+    sink.wait_for("/s", 20, SOON).await.unwrap();
+}
+
+async fn the_inspector_keeps_what_it_received_and_answers_as_set(profile: Profile) {
+    let stack = Stack::builder(profile).env("HOOKYARD_EGRESS_ALLOW", "").start().await.unwrap();
+    let account = stack.account().await.unwrap();
+    let source = account.create_source("github", Some("s3cret-s3cret-s3cret"), json!({})).await.unwrap();
+    let inspector = json!({"kind": "inspector", "inspector": {"status": 503, "delay_ms": 10}});
+    let inspector = account.create_destination(inspector).await.unwrap();
+    let id = inspector["id"].as_str().unwrap();
+    account.create_subscription(&source.id, id, json!({})).await.unwrap();
+    settle().await;
+    let sender = Sender::new(&source.url, Scheme::Github, &source.secret);
+    sender.send(1).await;
+    let delivery = only_delivery(&account, &sender.ledger().ids()[0], "pending").await;
+    assert_eq!(delivery["attempts"][0]["status_code"], 503);
+    let kept = account.list(&format!("/api/v1/destinations/{id}/inspections"), "").await.unwrap();
+    assert_eq!(kept.len(), 1);
+    assert!(kept[0].to_string().contains("webhook-signature"), "{}", kept[0]);
+}
+
+async fn a_senders_credential_is_masked_everywhere(profile: Profile) {
+    const CANARY: &str = "canary-4711-canary-4711";
+    let stack = Stack::builder(profile).env("HOOKYARD_LOG", "trace").start().await.unwrap();
+    let sink = Sink::start().await.unwrap();
+    let account = stack.account().await.unwrap();
+    let scheme = json!({"scheme": {"kind": "token", "place": "header:x-token"}});
+    let source = account.create_source("token", Some(CANARY), scheme).await.unwrap();
+    let destination = account.destination_to(&sink.url("/s")).await.unwrap();
+    account.create_subscription(&source.id, &destination, json!({})).await.unwrap();
+    settle().await;
+    let door = stranger(&stack).header("x-token", CANARY).unwrap();
+    let path = format!("/in/{}", source.url.rsplit('/').next().unwrap());
+    let event = door.post(&path, &json!({})).await.unwrap().ok().unwrap();
+    sink.wait_for("/s", 1, SOON).await.unwrap();
+    assert!(!format!("{:?}", sink.received("/s")[0].headers).contains(CANARY), "not forwarded");
+    let event = account.event(event["id"].as_str().unwrap()).await.unwrap();
+    assert!(!event.to_string().contains(CANARY), "not shown: {event}");
+    let shown = account.http.get(&format!("/api/v1/sources/{}", source.id)).await.unwrap().text();
+    assert!(!shown.contains(CANARY), "write-only: {shown}");
+    assert!(!stack.logs(100_000).contains(CANARY), "not in a log");
+}
+
+async fn destinations_inside_are_refused_when_saved(profile: Profile) {
+    let stack = Stack::builder(profile).env("HOOKYARD_EGRESS_ALLOW", "").start().await.unwrap();
+    let account = stack.account().await.unwrap();
+    for url in [
+        "http://127.0.0.1:1/",
+        "http://[::ffff:10.0.0.1]/",
+        "http://169.254.169.254/latest",
+        "http://2130706433/",
+        "http://localhost/",
+        "ftp://example.com/",
+        "http://a:b@example.com/",
+    ] {
+        let reply = account.http.post("/api/v1/destinations", &json!({"name": "d", "url": url})).await.unwrap();
+        assert_eq!(reply.status, 422, "{url}: {}", reply.text());
+        assert_eq!(reply.json().unwrap()["errors"][0]["pointer"], "/url");
+    }
+}
+
+async fn the_demo_shows_both_webhooks(profile: Profile) {
+    let stack = Stack::builder(profile).env("HOOKYARD_EGRESS_ALLOW", "").start().await.unwrap();
+    let (status, output) = stack.command(&["demo", "--url", &stack.base_url(0)]).await.unwrap();
+    assert!(status.success(), "{output}");
+    for words in ["answered 200", "delivered by", "answered 401", "on record as rej_"] {
+        assert!(output.contains(words), "`{words}` is missing in\n{output}");
+    }
+}
+
+async fn sigterm_ends_every_program_in_order_and_loses_nothing(profile: Profile) {
+    let mut stack = Stack::start(profile).await.unwrap();
+    let sink = Sink::start().await.unwrap();
+    sink.script("/s", Answer::After(Duration::from_millis(300), 200));
+    let account = stack.account().await.unwrap();
+    let relay = connect(&account, Scheme::Github, &sink.url("/s"), settings()).await;
+    let sender = Sender::new(&relay.source.url, Scheme::Github, &relay.source.secret);
+    sender.send(60).await;
+    stack.stop(Duration::from_secs(30)).await.unwrap();
+    assert!(sink.received("/s").iter().all(|r| r.accepted()), "requests under way were waited for");
+    let before = sink.count("/s");
+    match profile {
+        Profile::Embedded => stack.restart_ingress(0).await.unwrap(),
+        Profile::Distributed => stack.restart_worker(0).await.unwrap(),
+    }
+    sink.wait_for("/s", 60, SOON).await.unwrap();
+    assert!(before < 60, "the test is of use only if something was left over");
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(sink.count("/s"), 60, "nothing came twice");
+}
+
+async fn health_readiness_metrics_and_the_api_description_are_served(profile: Profile) {
+    let stack = Stack::start(profile).await.unwrap();
+    let door = stranger(&stack);
+    assert_eq!(door.get("/healthz").await.unwrap().status, 200);
+    assert_eq!(door.get("/readyz").await.unwrap().ok().unwrap()["status"], "ok");
+    stranger(&stack).post("/in/7zzzzzzzzzzzzzzzzzzzzzzzzz", &json!({})).await.unwrap();
+    let metrics = door.get("/metrics").await.unwrap().text();
+    for name in ["hookyard_ingress_requests_total", "hookyard_build_info", "hookyard_catalog_age_seconds"] {
+        assert!(metrics.contains(name), "{name} is missing in\n{metrics}");
+    }
+    let description = door.get("/api/v1/openapi.json").await.unwrap().ok().unwrap();
+    assert_eq!(description["openapi"], "3.1.0");
+    assert!(description["paths"].as_object().unwrap().len() > 20);
+}
+
+/// Each case, on each profile.
+macro_rules! on_both {
+    ($($case:ident)*) => {
+        mod embedded {
+            use super::*;
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $case() {
+                super::$case(Profile::Embedded).await;
+            })*
+        }
+        mod distributed {
+            use super::*;
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $case() {
+                super::$case(Profile::Distributed).await;
+            })*
+        }
+    };
+}
+
+on_both! {
+    every_scheme_goes_all_the_way_byte_for_byte
+    refusals_are_told_recorded_and_never_become_events
+    bad_requests_at_the_door_get_their_own_answers
+    a_failing_destination_is_retried_under_the_same_id_until_it_takes_it
+    what_was_given_up_can_be_retried_by_hand_and_what_waits_cancelled
+    a_disabled_destination_holds_its_deliveries_until_it_is_enabled
+    the_inspector_keeps_what_it_received_and_answers_as_set
+    a_senders_credential_is_masked_everywhere
+    destinations_inside_are_refused_when_saved
+    the_demo_shows_both_webhooks
+    sigterm_ends_every_program_in_order_and_loses_nothing
+    health_readiness_metrics_and_the_api_description_are_served
+}
+
+// ---- one profile only ------------------------------------------------------------------------------------------------
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_is_seen_by_every_ingress_within_a_second() {
+    let stack = Stack::builder(Profile::Distributed).ingresses(2).start().await.unwrap();
+    let account = stack.account().await.unwrap();
+    let source = account.create_source("none", None, json!({})).await.unwrap();
+    settle().await;
+    let other = stranger(&stack).at(stack.base_url(1));
+    let path = format!("/in/{}", source.url.rsplit('/').next().unwrap());
+    assert_eq!(other.post(&path, &json!({})).await.unwrap().status, 200);
+    account
+        .http
+        .patch(&format!("/api/v1/sources/{}", source.id), &json!({"enabled": false}))
+        .await
+        .unwrap()
+        .ok()
+        .unwrap();
+    settle().await;
+    assert_eq!(other.post(&path, &json!({})).await.unwrap().status, 404);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_settings_end_with_78_and_the_cure() {
+    use hookyard_testkit::{Kind, Program};
+    let dir = tempfile::tempdir().unwrap();
+    for (kind, args, envs, words) in [
+        (Kind::Ingress, &[][..], vec![], "HOOKYARD_DATABASE_URL"),
+        (Kind::Worker, &[], vec![], "HOOKYARD_AMQP_URL"),
+        (Kind::Hookyard, &[], vec![("HOOKYARD_LISTNE", "x")], "did you mean"),
+        (Kind::Hookyard, &["config", "check"], vec![("HOOKYARD_RETENTION", "soon")], "must be a number and a unit"),
+        (Kind::Hookyard, &[], vec![("HOOKYARD_AMQP_URL", "amqp://x")], "HOOKYARD_DATABASE_URL is missing"),
+        (Kind::Hookyard, &[], vec![("HOOKYARD_ENCRYPTION_KEY", "short")], "openssl rand -base64 32"),
+    ] {
+        let (status, output) = Program::run(kind, args, &envs, dir.path()).await.unwrap();
+        assert_eq!(status.code(), Some(78), "{output}");
+        assert!(output.contains(words), "`{words}` is missing in\n{output}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_data_directory_is_held_by_one_process_and_its_key_is_remembered() {
+    use hookyard_testkit::{Kind, Program};
+    let mut stack = Stack::start(Profile::Embedded).await.unwrap();
+    let data = stack.dir().join("data").display().to_string();
+    let envs = [("HOOKYARD_DATA_DIR", data.as_str())];
+    let (status, output) = Program::run(Kind::Hookyard, &[], &envs, stack.dir()).await.unwrap();
+    assert_eq!(status.code(), Some(78), "{output}");
+    assert!(output.contains("in use by another hookyard"), "{output}");
+
+    stack.stop(Duration::from_secs(20)).await.unwrap();
+    let other_key = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+    let envs = [envs[0], ("HOOKYARD_ENCRYPTION_KEY", other_key)];
+    let (status, output) = Program::run(Kind::Hookyard, &[], &envs, stack.dir()).await.unwrap();
+    assert_eq!(status.code(), Some(78), "{output}");
+    assert!(output.contains("encrypted with another key"), "{output}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn silent_and_dripping_connections_are_closed() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let stack = Stack::start(Profile::Embedded).await.unwrap();
+    let address = stack.base_url(0).trim_start_matches("http://").to_owned();
+    let mut connections = Vec::new();
+    for said in ["", "P", "PRI * HTTP/2", "POST /in/x HTTP/1.1\r\nhost: x\r\nx-slow: "] {
+        let mut stream = tokio::net::TcpStream::connect(&address).await.unwrap();
+        stream.write_all(said.as_bytes()).await.unwrap();
+        connections.push((said, stream));
+    }
+    for (said, mut stream) in connections {
+        let mut rest = Vec::new();
+        let closed = tokio::time::timeout(Duration::from_secs(15), stream.read_to_end(&mut rest)).await;
+        assert!(closed.is_ok(), "the connection that said {said:?} is still open");
+    }
+}
