@@ -31,6 +31,8 @@ pub(crate) async fn run(url: &str, as_json: bool) -> anyhow::Result<()> {
     api.post("/api/v1/subscriptions", &json!({"source_id": source["id"], "destination_id": destination["id"]}))
         .await
         .context("creating a subscription")?;
+    // A change reaches every process of a fleet within a second.
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
     let address = source["url"].as_str().context("the server gave the source no url")?.to_owned();
 
     let (genuine_status, genuine) = api.webhook(&address, &secret, BODY, BODY).await?;

@@ -277,7 +277,8 @@ async fn sigterm_ends_every_program_in_order_and_loses_nothing(profile: Profile)
     let sink = Sink::start().await.unwrap();
     sink.script("/s", Answer::After(Duration::from_millis(300), 200));
     let account = stack.account().await.unwrap();
-    let relay = connect(&account, Scheme::Github, &sink.url("/s"), settings()).await;
+    let few = json!({"timeout_ms": 5000, "concurrency": 2});
+    let relay = connect(&account, Scheme::Github, &sink.url("/s"), few).await;
     let sender = Sender::new(&relay.source.url, Scheme::Github, &relay.source.secret);
     sender.send(60).await;
     stack.stop(Duration::from_secs(30)).await.unwrap();

@@ -76,9 +76,9 @@ enum Victim {
     Worker,
 }
 
-/// The program aborts the 30th time it passes `point`; after its restart nothing may be missing.
-async fn survives_an_end_at(profile: Profile, point: &str, victim: Victim) {
-    let armed = format!("{point}=30*off->return");
+/// The program aborts when it has passed `point` `passes` times; after its restart nothing may be missing.
+async fn survives_an_end_at(profile: Profile, point: &str, passes: u32, victim: Victim) {
+    let armed = format!("{point}={passes}*off->return");
     let mut bench = Bench::start(Stack::builder(profile).env("FAILPOINTS", armed)).await;
     let sender = bench.sender();
     let sending = load(sender, 300);
@@ -198,29 +198,29 @@ fn millis(low: u64, high: u64) -> std::ops::Range<Duration> {
 
 /// Each fixed point, for each profile that has it.
 macro_rules! fixed_points {
-    ($($name:ident: $point:literal, $victim:ident;)*) => {
+    ($($name:ident: $point:literal after $passes:literal, $victim:ident;)*) => {
         mod embedded {
             use super::*;
             $(#[tokio::test(flavor = "multi_thread")]
             async fn $name() {
-                survives_an_end_at(Profile::Embedded, $point, Victim::$victim).await;
+                survives_an_end_at(Profile::Embedded, $point, $passes, Victim::$victim).await;
             })*
         }
         mod distributed {
             use super::*;
             $(#[tokio::test(flavor = "multi_thread")]
             async fn $name() {
-                survives_an_end_at(Profile::Distributed, $point, Victim::$victim).await;
+                survives_an_end_at(Profile::Distributed, $point, $passes, Victim::$victim).await;
             })*
         }
     };
 }
 
 fixed_points! {
-    killed_between_confirm_and_answer: "ingress.after_confirm", Ingress;
-    killed_between_persist_and_acknowledge: "worker.after_persist", Worker;
-    killed_between_post_and_record: "worker.after_post", Worker;
-    killed_after_record: "worker.after_record", Worker;
+    killed_between_confirm_and_answer: "ingress.after_confirm" after 30, Ingress;
+    killed_between_persist_and_acknowledge: "worker.after_persist" after 3, Worker;
+    killed_between_post_and_record: "worker.after_post" after 30, Worker;
+    killed_after_record: "worker.after_record" after 3, Worker;
 }
 
 // ---- the checker itself ----------------------------------------------------------------------------------------------

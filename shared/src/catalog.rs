@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 pub use entries::{Destination, DestinationKind, Source, Subscription};
 
@@ -118,6 +118,8 @@ struct Inner {
     unknown: Mutex<HashMap<String, Instant>>,
     look_ups: Semaphore,
     synced_ms: AtomicI64,
+    /// The count of this process's own changes that the snapshot holds.
+    applied: watch::Sender<u64>,
 }
 
 /// The catalog. Cheap to clone.
@@ -141,6 +143,7 @@ impl Catalog {
             unknown: Mutex::default(),
             look_ups: Semaphore::new(4),
             synced_ms: AtomicI64::new(0),
+            applied: watch::Sender::new(0),
         };
         let catalog = Self { inner: Arc::new(inner) };
         // Listening begins before the first reading, so that no change falls between them.
@@ -158,6 +161,15 @@ impl Catalog {
     /// When the catalog last was known to be whole.
     pub fn synced_ms(&self) -> Millis {
         self.inner.synced_ms.load(Ordering::Relaxed)
+    }
+
+    /// Waits until the snapshot holds what this process has changed so far, so that a request after a change finds it.
+    /// Only the embedded profile can tell; several processes agree within a second instead.
+    pub async fn catch_up(&self) {
+        let told = self.inner.store.changes_told();
+        let applied = async { self.inner.applied.subscribe().wait_for(|applied| *applied >= told).await.map(|_| ()) };
+        // While the store does not answer, the change is not lost: everything is read again once it does.
+        tokio::time::timeout(Duration::from_secs(1), applied).await.ok();
     }
 
     /// The source with this key. A key that is not in memory is looked up in the store before it is called unknown, once

@@ -10,8 +10,12 @@ use tokio::task::JoinHandle;
 
 /// Outcomes recorded together.
 const BATCH: usize = 500;
-/// How long the first of a batch waits for company.
-const LINGER: Duration = Duration::from_millis(4);
+/// How long the first of a batch waits for company while few come.
+const LINGER: Duration = Duration::from_millis(2);
+/// The same while many come.
+const LINGER_BUSY: Duration = Duration::from_millis(20);
+/// Outcomes that wait already when the first is taken, and make it wait longer.
+const BUSY: usize = 8;
 /// Outcomes that may wait.
 const WAITING: usize = 4_096;
 
@@ -40,7 +44,7 @@ async fn write(store: Store, mut inbox: mpsc::Receiver<(WorkerId, AttemptRecord)
     let mut batch = Vec::with_capacity(BATCH);
     while inbox.recv_many(&mut batch, BATCH).await > 0 {
         if batch.len() < BATCH / 4 {
-            tokio::time::sleep(LINGER).await;
+            tokio::time::sleep(if batch.len() >= BUSY { LINGER_BUSY } else { LINGER }).await;
             while batch.len() < BATCH {
                 let Ok(one) = inbox.try_recv() else { break };
                 batch.push(one);

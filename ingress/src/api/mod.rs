@@ -20,7 +20,9 @@ pub mod subscriptions;
 mod tests;
 
 use axum::Router;
-use axum::middleware::from_fn_with_state;
+use axum::extract::{Request, State};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::Response;
 use utoipa_axum::router::OpenApiRouter;
 
 pub use protect::protect;
@@ -46,7 +48,20 @@ pub fn routes() -> OpenApiRouter<AppState> {
 pub fn router(state: &AppState) -> Router<AppState> {
     let doc = OpenApiRouter::with_openapi(openapi::base()).nest("/api/v1", routes()).into_openapi();
     let (router, _) = routes().split_for_parts();
-    router.merge(openapi::route(doc)).layer(from_fn_with_state(state.clone(), idempotency::layer))
+    router
+        .merge(openapi::route(doc))
+        .layer(from_fn_with_state(state.clone(), idempotency::layer))
+        .layer(from_fn_with_state(state.clone(), see_own_changes))
+}
+
+/// Answers a change once this process works with it: the next webhook finds the source that was just made.
+async fn see_own_changes(State(state): State<AppState>, request: Request, next: Next) -> Response {
+    let changes = !request.method().is_safe();
+    let response = next.run(request).await;
+    if changes && response.status().is_success() {
+        state.catalog.catch_up().await;
+    }
+    response
 }
 
 /// The description of the API alone, relative to `/api/v1`.

@@ -12,7 +12,7 @@ use axum::extract::ConnectInfo;
 use http::Request;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -30,7 +30,7 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Serves until `shutdown` fires, then lets requests under way finish, for at most `drain`.
 pub async fn serve(listener: TcpListener, router: Router, shutdown: CancellationToken, drain: Duration) {
     let connections = Arc::new(Semaphore::new(CONNECTIONS));
-    let graceful = Arc::new(GracefulShutdown::new());
+    let graceful = GracefulShutdown::new();
     loop {
         let Ok(permit) = connections.clone().acquire_owned().await else { break };
         let accepted = tokio::select! {
@@ -47,28 +47,19 @@ pub async fn serve(listener: TcpListener, router: Router, shutdown: Cancellation
             }
         };
         let router = router.clone();
-        let graceful = graceful.clone();
+        let watcher = graceful.watcher();
         tokio::spawn(async move {
-            connection(stream, peer, router, &graceful).await;
+            connection(stream, peer, router, watcher).await;
             drop(permit);
         });
     }
     drop(listener);
-    match Arc::try_unwrap(graceful) {
-        Ok(graceful) => {
-            tokio::time::timeout(drain, graceful.shutdown()).await.ok();
-        }
-        // Connections that were being set up hold it too; they end with their first request.
-        Err(graceful) => {
-            let end = tokio::time::Instant::now() + drain;
-            while Arc::strong_count(&graceful) > 1 && tokio::time::Instant::now() < end {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        }
+    if tokio::time::timeout(drain, graceful.shutdown()).await.is_err() {
+        tracing::warn!("requests still under way are cut off");
     }
 }
 
-async fn connection(stream: TcpStream, peer: SocketAddr, router: Router, graceful: &GracefulShutdown) {
+async fn connection(stream: TcpStream, peer: SocketAddr, router: Router, watcher: Watcher) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(error = %error, "a connection ended before it began");
         return;
@@ -89,11 +80,11 @@ async fn connection(stream: TcpStream, peer: SocketAddr, router: Router, gracefu
             .keep_alive_timeout(HEAD)
             .max_concurrent_streams(256)
             .max_header_list_size(HEAD_BYTES as u32);
-        graceful.watch(builder.serve_connection(io, service)).await.ok();
+        watcher.watch(builder.serve_connection(io, service)).await.ok();
     } else {
         let mut builder = hyper::server::conn::http1::Builder::new();
         builder.timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(HEAD_BYTES).pipeline_flush(true);
-        graceful.watch(builder.serve_connection(io, service)).await.ok();
+        watcher.watch(builder.serve_connection(io, service)).await.ok();
     }
 }
 

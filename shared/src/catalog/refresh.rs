@@ -42,6 +42,14 @@ pub(super) async fn listen(store: &Store) -> sqlx::Result<Changes> {
 }
 
 impl Changes {
+    /// How long to wait for more of the same: a user of this process waits for its own changes.
+    fn gather(&self) -> Duration {
+        match self {
+            Self::Local(_) => Duration::ZERO,
+            Self::Postgres(_) => GATHER,
+        }
+    }
+
     async fn next(&mut self) -> Notice {
         match self {
             Self::Local(receiver) => match receiver.recv().await {
@@ -76,7 +84,8 @@ pub(super) async fn keep_fresh(catalog: Catalog, mut changes: Changes) {
             _ = resync.tick() => everything = true,
             notice = changes.next() => note(notice, &mut told, &mut everything),
         }
-        let end = tokio::time::Instant::now() + GATHER;
+        let own = catalog.inner.store.changes_told();
+        let end = tokio::time::Instant::now() + changes.gather();
         while let Ok(notice) = tokio::time::timeout_at(end, changes.next()).await {
             note(notice, &mut told, &mut everything);
         }
@@ -86,6 +95,9 @@ pub(super) async fn keep_fresh(catalog: Catalog, mut changes: Changes) {
             let told: Vec<_> = told.into_iter().collect();
             catalog.apply(&told).await
         };
+        if outcome.is_ok() {
+            catalog.inner.applied.send_if_modified(|applied| std::mem::replace(applied, own) != own);
+        }
         if let Err(error) = outcome {
             tracing::warn!(error = %error, "the configuration could not be read again; the last known one stays in force");
             // What was told is not lost: everything is read as soon as the store answers.

@@ -16,16 +16,15 @@ use sqlx::{AssertSqlSafe, SqlSafeStr, SqliteConnection};
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::{Batch, Consumer, Health, Message, PublishError, Publisher, QueueError, Receipt};
-use crate::store::{SqlitePools, sqlite};
+use crate::store::SqlitePools;
+use crate::store::sqlite::{self, placeholders, portions};
 
 /// Messages in one commit.
 const GROUP: usize = 512;
 /// Bytes in one commit.
 const GROUP_BYTES: usize = 8 * 1024 * 1024;
-/// Rows in one INSERT statement; a statement's fixed cost is shared by its rows.
-const CHUNK: usize = 32;
 /// What is kept in memory for a consumer that keeps up.
-const RECENT_BYTES: usize = 8 * 1024 * 1024;
+const RECENT_BYTES: usize = 2 * 1024 * 1024;
 
 enum Command {
     Publish { payload: Bytes, reply: oneshot::Sender<Result<(), PublishError>> },
@@ -177,12 +176,8 @@ async fn write(mut inbox: mpsc::Receiver<Command>, shared: Arc<Shared>, mut last
 async fn commit(pools: &SqlitePools, payloads: &[Bytes], last: i64, acknowledged: i64) -> sqlx::Result<()> {
     let mut tx = pools.write.begin_with("BEGIN IMMEDIATE").await?;
     let mut seq = last;
-    let (whole, rest) = payloads.as_chunks::<CHUNK>();
-    for chunk in whole {
-        insert(&mut tx, chunk, &mut seq).await?;
-    }
-    for payload in rest {
-        insert(&mut tx, std::slice::from_ref(payload), &mut seq).await?;
+    for portion in portions(payloads) {
+        insert(&mut tx, portion, &mut seq).await?;
     }
     if acknowledged > 0 {
         sqlx::query("DELETE FROM message WHERE seq <= $1").bind(acknowledged).execute(&mut *tx).await?;
@@ -191,8 +186,7 @@ async fn commit(pools: &SqlitePools, payloads: &[Bytes], last: i64, acknowledged
 }
 
 async fn insert(tx: &mut SqliteConnection, payloads: &[Bytes], seq: &mut i64) -> sqlx::Result<()> {
-    // Only two texts ever exist: one row, and CHUNK rows. Both stay prepared.
-    let text = format!("INSERT INTO message (seq, payload) VALUES {}", vec!["(?, ?)"; payloads.len()].join(","));
+    let text = format!("INSERT INTO message (seq, payload) VALUES {}", placeholders(payloads.len(), 2));
     let mut query = sqlx::query(AssertSqlSafe(text).into_sql_str());
     for payload in payloads {
         *seq += 1;

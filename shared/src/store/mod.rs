@@ -24,6 +24,8 @@ pub mod users;
 pub use catalog_rows::{DestinationRow, SecretRow, SourceRow, SubscriptionRow};
 pub use db::{CatalogChange, Db, SqlitePools, Tx, is_retryable, is_unique_violation};
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
@@ -68,6 +70,8 @@ pub struct Store {
     pub clock: Clock,
     /// Catalog changes of this process; the embedded profile's stand-in for LISTEN/NOTIFY.
     changes: broadcast::Sender<CatalogChange>,
+    /// How many of them were told.
+    told: Arc<AtomicU64>,
 }
 
 impl Store {
@@ -80,7 +84,7 @@ impl Store {
             StoreLocation::Sqlite(path) => Db::Sqlite(sqlite::open(path).await.map_err(OpenError::Connect)?),
             StoreLocation::Postgres(url) => Db::Pg(open_postgres(url).await?),
         };
-        Ok(Self { db, clock, changes: broadcast::channel(1024).0 })
+        Ok(Self { db, clock, changes: broadcast::channel(1024).0, told: Arc::default() })
     }
 
     /// Brings the schema up to date; under an advisory lock on Postgres, so that several starters may call it.
@@ -137,8 +141,15 @@ impl Store {
                 // No receiver only means that no catalog runs in this process.
                 self.changes.send(*change).ok();
             }
+            // Counted after they were sent: whoever sees the count finds them waiting.
+            self.told.fetch_add(changes.len() as u64, Ordering::AcqRel);
         }
         Ok(())
+    }
+
+    /// How many catalog changes this process has made (embedded profile only).
+    pub fn changes_told(&self) -> u64 {
+        self.told.load(Ordering::Acquire)
     }
 
     /// The catalog changes that this process makes (embedded profile only).

@@ -41,7 +41,7 @@ pub async fn open(path: &Path) -> sqlx::Result<SqlitePools> {
         .connect_with(options.clone())
         .await?;
     let read = SqlitePoolOptions::new()
-        .max_connections(4)
+        .max_connections(3)
         .acquire_timeout(Duration::from_secs(5))
         .connect_with(options.pragma("query_only", "1"))
         .await?;
@@ -72,5 +72,36 @@ async fn checkpoint(wal: std::path::PathBuf, passive: SqlitePool, write: SqliteP
         if let Err(error) = outcome {
             tracing::warn!(error = %error, "a checkpoint of the embedded database failed; the next one tries again");
         }
+    }
+}
+
+/// `(?,?),(?,?)` for `rows` rows of `columns` columns: the only texts that are built, for multi-row statements.
+pub(crate) fn placeholders(rows: usize, columns: usize) -> String {
+    let row = format!("({})", vec!["?"; columns].join(","));
+    vec![row; rows].join(",")
+}
+
+/// Splits rows into portions whose lengths are powers of two, 64 at most: few statements for any number of rows, and few
+/// different texts, which all stay prepared.
+pub(crate) fn portions<T>(mut items: &[T]) -> impl Iterator<Item = &[T]> {
+    std::iter::from_fn(move || {
+        let size = 1 << items.len().checked_ilog2()?.min(6);
+        let (portion, rest) = items.split_at(size);
+        items = rest;
+        Some(portion)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn portions_are_powers_of_two_and_lose_nothing() {
+        let items: Vec<u32> = (0..150).collect();
+        let sizes: Vec<usize> = portions(&items).map(<[u32]>::len).collect();
+        assert_eq!(sizes, [64, 64, 16, 4, 2]);
+        assert_eq!(portions(&items).flatten().copied().collect::<Vec<_>>(), items);
+        assert_eq!(portions::<u32>(&[]).count(), 0);
     }
 }

@@ -112,9 +112,8 @@ impl Http {
         let what = format!("{method} {address}");
         let mut request = Request::builder().method(method).uri(address).body(Full::new(body.into()))?;
         *request.headers_mut() = self.headers.clone();
-        for (name, value) in &headers {
-            request.headers_mut().insert(name, value.clone());
-        }
+        // Replaces what the client always sends, and keeps several lines of one name.
+        request.headers_mut().extend(headers);
         exchange(&self.client, request, self.timeout).await.context(what)
     }
 

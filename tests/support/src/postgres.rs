@@ -137,7 +137,20 @@ impl Postgres {
         self.process.as_mut().context("Postgres is not running")
     }
 
+    /// Backends of a killed postmaster may hold its memory for a moment; the next one refuses to start until they are
+    /// gone.
     async fn start_again(&mut self) -> anyhow::Result<()> {
+        let mut tries = 0;
+        loop {
+            match self.try_start().await {
+                Err(_) if self.process.is_none() && tries < 20 => tries += 1,
+                outcome => return outcome,
+            }
+            tokio::time::sleep(Duration::from_millis(250)).await;
+        }
+    }
+
+    async fn try_start(&mut self) -> anyhow::Result<()> {
         let log = self.dir.path().join("postgres.log");
         let port = format!("port={}", self.port);
         let settings = [

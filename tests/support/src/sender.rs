@@ -402,6 +402,8 @@ impl Sender {
                     fate = Fate::Acknowledged { id };
                     break;
                 }
+                // A 503 says that nothing is promised, not that nothing was kept: the confirm may only have been late.
+                Try::Refused(status) if status.is_server_error() => possible += 1,
                 Try::Refused(status) => last_status = Some(status.as_u16()),
                 Try::Unclear => possible += 1,
                 Try::NeverSent => {}

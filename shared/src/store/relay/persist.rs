@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use sqlx::{AssertSqlSafe, PgPool, Row as _, SqlSafeStr};
 use uuid::Uuid;
 
-use super::{SQLITE_ROWS, placeholders};
+use super::{placeholders, portions};
 use crate::clock::Millis;
 use crate::id::{DeliveryId, DestinationId, EventId, SubscriptionId, WorkerId, WorkspaceId};
 use crate::model::Event;
@@ -84,7 +84,7 @@ impl Store {
     ) -> sqlx::Result<HashSet<EventId>> {
         let Tx::Sqlite(mut tx) = self.db.begin().await? else { return Ok(HashSet::new()) };
         let mut new = HashSet::with_capacity(events.len());
-        for chunk in chunks(events) {
+        for chunk in portions(events) {
             let text = format!(
                 "INSERT INTO event (event_id, workspace_id, source_id, received_ms, method, path, query, headers, body,
                  event_type, provider_event_id, verified_by) VALUES {} ON CONFLICT (event_id) DO NOTHING RETURNING event_id",
@@ -111,7 +111,7 @@ impl Store {
             }
         }
         let deliveries: Vec<&NewDelivery> = deliveries.iter().filter(|d| new.contains(&d.event_id)).collect();
-        for chunk in chunks(&deliveries) {
+        for chunk in portions(&deliveries) {
             let text = format!(
                 "INSERT INTO delivery (delivery_id, workspace_id, event_id, subscription_id, revision, destination_id, output,
                  webhook_id, status, attempts, failures, next_attempt_ms, lease_owner, started_ms, created_ms) VALUES {}",
@@ -159,12 +159,6 @@ impl Store {
         )?;
         Ok(())
     }
-}
-
-/// Whole chunks of a size that stays prepared, then the rest one by one.
-fn chunks<T>(items: &[T]) -> impl Iterator<Item = &[T]> {
-    let whole = items.len() - items.len() % SQLITE_ROWS;
-    items[..whole].chunks(SQLITE_ROWS).chain(items[whole..].chunks(1))
 }
 
 async fn persist_pg(

@@ -1,8 +1,11 @@
 //! Outcomes of attempts, in batches, fenced: only the owner of the lease may decide what becomes of a delivery.
 
-use sqlx::{PgPool, Row as _};
+use std::collections::HashSet;
+
+use sqlx::{AssertSqlSafe, PgPool, Row as _, SqlSafeStr};
 use uuid::Uuid;
 
+use super::{placeholders, portions};
 use crate::clock::Millis;
 use crate::id::{AttemptId, DeliveryId, WorkerId};
 use crate::store::{Db, Store, Tx};
@@ -116,56 +119,68 @@ impl Store {
     async fn record_sqlite(&self, worker: WorkerId, records: &[&AttemptRecord]) -> sqlx::Result<u64> {
         let now = self.now_ms();
         let Tx::Sqlite(mut tx) = self.db.begin().await? else { return Ok(0) };
-        let mut superseded = 0;
-        for r in records {
-            let updated = sqlx::query(
-                "UPDATE delivery SET status = $4, next_attempt_ms = $5, finished_ms = $6, failures = $7, last_status = $8,
-                        last_error = $9, lease_owner = NULL, started_ms = NULL
-                 WHERE delivery_id = $1 AND lease_owner = $2 AND attempts = $3 AND status = 'leased'",
-            )
-            .bind(r.delivery_id.0)
-            .bind(worker.0)
-            .bind(r.number)
-            .bind(r.status())
-            .bind(r.delay().map(|ms| now + ms))
-            .bind(r.finished())
-            .bind(r.failures)
-            .bind(r.status_code)
-            .bind(&r.error_code)
-            .execute(&mut *tx)
-            .await?
-            .rows_affected();
-            let state = if updated == 1 { r.state.text() } else { "superseded" };
-            superseded += 1 - updated.min(1);
-            sqlx::query(
+        let mut decided = HashSet::with_capacity(records.len());
+        for portion in portions(records) {
+            let text = format!(
+                "WITH o (delivery_id, number, status, next_ms, done_ms, failures, code, error) AS (VALUES {})
+                 UPDATE delivery SET status = o.status, next_attempt_ms = o.next_ms, finished_ms = o.done_ms,
+                        failures = o.failures, last_status = o.code, last_error = o.error, lease_owner = NULL, started_ms = NULL
+                 FROM o WHERE delivery.delivery_id = o.delivery_id AND lease_owner = ? AND attempts = o.number
+                        AND delivery.status = 'leased'
+                 RETURNING delivery.delivery_id",
+                placeholders(portion.len(), 8)
+            );
+            let mut query = sqlx::query(AssertSqlSafe(text).into_sql_str());
+            for r in portion {
+                query = query
+                    .bind(r.delivery_id.0)
+                    .bind(r.number)
+                    .bind(r.status())
+                    .bind(r.delay().map(|ms| now + ms))
+                    .bind(r.finished())
+                    .bind(r.failures)
+                    .bind(r.status_code)
+                    .bind(&r.error_code);
+            }
+            for row in query.bind(worker.0).fetch_all(&mut *tx).await? {
+                decided.insert(row.try_get::<Uuid, _>(0)?);
+            }
+        }
+        for portion in portions(records) {
+            let text = format!(
                 "INSERT INTO attempt (delivery_id, number, attempt_id, started_ms, finished_ms, state, status_code, error_code,
                         error, address, timings, response_headers, response_body, response_truncated)
-                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
+                 VALUES {}
                  ON CONFLICT (delivery_id, number) DO UPDATE SET state = excluded.state, finished_ms = excluded.finished_ms,
                         status_code = excluded.status_code, error_code = excluded.error_code, error = excluded.error,
                         address = excluded.address, timings = excluded.timings, response_headers = excluded.response_headers,
                         response_body = excluded.response_body, response_truncated = excluded.response_truncated
                  WHERE attempt.state = 'interrupted'",
-            )
-            .bind(r.delivery_id.0)
-            .bind(r.number)
-            .bind(r.attempt_id.0)
-            .bind(r.started_ms)
-            .bind(r.finished_ms)
-            .bind(state)
-            .bind(r.status_code)
-            .bind(&r.error_code)
-            .bind(&r.error)
-            .bind(&r.address)
-            .bind(&r.timings)
-            .bind(&r.response_headers)
-            .bind(&r.response_body)
-            .bind(r.response_truncated)
-            .execute(&mut *tx)
-            .await?;
+                placeholders(portion.len(), 14)
+            );
+            let mut query = sqlx::query(AssertSqlSafe(text).into_sql_str());
+            for r in portion {
+                let state = if decided.contains(&r.delivery_id.0) { r.state.text() } else { "superseded" };
+                query = query
+                    .bind(r.delivery_id.0)
+                    .bind(r.number)
+                    .bind(r.attempt_id.0)
+                    .bind(r.started_ms)
+                    .bind(r.finished_ms)
+                    .bind(state)
+                    .bind(r.status_code)
+                    .bind(&r.error_code)
+                    .bind(&r.error)
+                    .bind(&r.address)
+                    .bind(&r.timings)
+                    .bind(&r.response_headers)
+                    .bind(&r.response_body)
+                    .bind(r.response_truncated);
+            }
+            query.execute(&mut *tx).await?;
         }
         tx.commit().await?;
-        Ok(superseded)
+        Ok((records.len() - decided.len()) as u64)
     }
 }
 
