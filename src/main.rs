@@ -128,7 +128,9 @@ async fn migrate(config: &Config, check: bool) -> anyhow::Result<()> {
 
 fn print_config(flags: &[(String, String)]) -> anyhow::Result<()> {
     let named = startup::config_file();
-    for (setting, value, place) in Config::describe(named.as_deref(), std::env::vars(), flags)? {
+    for (setting, value, place) in
+        Config::describe(named.as_deref(), std::env::vars(), flags).map_err(startup::Exit::from)?
+    {
         say(&format!("{:<22} = {value:<34} # {place}; {}", setting.name, setting.help));
     }
     Ok(())

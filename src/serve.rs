@@ -18,7 +18,9 @@ pub(crate) async fn run(config: Arc<Config>) -> anyhow::Result<()> {
     let base = startup::open_base(config.clone(), telemetry::init_metrics()?).await?;
     let (publisher, consumers) = queue(&base).await?;
     let bound = listeners.main.local_addr()?;
-    greet(&base, config.public_url(bound)).await?;
+    // Pages have an address of their own if one is set.
+    let pages = listeners.admin.as_ref().map(|l| l.local_addr().map(|a| format!("http://{a}"))).transpose()?;
+    greet(&base, pages.unwrap_or_else(|| config.public_url(bound))).await?;
     let state = AppState::new(Parts { base: base.clone(), publisher: publisher.clone(), bound });
     let shutdown = startup::shutdown_signal();
 

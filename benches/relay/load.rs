@@ -186,7 +186,8 @@ impl Load {
             .map(|connection| tokio::spawn(self.clone().send_when_due(connection, schedule.clone())))
             .collect();
         schedule.release().await;
-        let parts = tokio::time::timeout(LAST_ANSWERS, try_join_all(senders)).await.context("answers do not come")??;
+        let parts =
+            tokio::time::timeout(LAST_ANSWERS, try_join_all(senders)).await.context("answers do not come")??;
         Ok(Sent::merged(parts, window))
     }
 

@@ -49,7 +49,8 @@ impl Run {
     /// # Errors
     /// When the books do not balance: the run is void, and there is no point in going on.
     pub(crate) fn judge(&mut self, balance: Balance) -> anyhow::Result<()> {
-        let verdict = if balance.holds() { Ok(()) } else { Err(anyhow::anyhow!("VOID, the books do not balance: {balance}")) };
+        let verdict =
+            if balance.holds() { Ok(()) } else { Err(anyhow::anyhow!("VOID, the books do not balance: {balance}")) };
         self.balances.push(balance);
         verdict
     }

@@ -2,7 +2,6 @@
 //! and loopback as an allowed range. And a user who makes 50 sources, 10 destinations and their subscriptions over HTTP.
 
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -9,7 +9,8 @@ use crate::{api, operations, pages};
 
 /// What senders and probes reach: receiving, health, the description of the API.
 pub fn public(state: AppState) -> Router {
-    receiving().merge(operations::health()).with_state(state)
+    let description = Router::new().nest("/api/v1", api::description());
+    receiving().merge(operations::health()).merge(description).with_state(state)
 }
 
 /// Pages, API and operations.

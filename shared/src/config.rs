@@ -1,7 +1,7 @@
-//! Configuration: defaults, then `hookyard.toml`, then `HOOKYARD_*`, then flags.
+//! Configuration: defaults, then `hookyard.toml`, then `HOOKYARD_*`, then flags (`--set name=value`).
 //!
-//! Every setting has one name: `listen` in the file is `HOOKYARD_LISTEN` in the environment and `--listen` as
-//! a flag. One table, [`SETTINGS`], names them all; what is not in it is refused with the nearest name.
+//! Every setting has one name: `listen` in the file is `HOOKYARD_LISTEN` in the environment and
+//! `--set listen=…` as a flag. One table, [`SETTINGS`], names them all; what is not in it is refused with the nearest name.
 
 mod parse;
 mod settings;

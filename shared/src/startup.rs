@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use backon::{ExponentialBuilder, Retryable as _};
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio::net::TcpListener;
@@ -218,10 +217,10 @@ pub fn rabbit_config(config: &Config) -> Option<RabbitConfig> {
 /// # Errors
 /// When it is taken or not ours; the message names the setting.
 pub async fn bind(setting: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address)
-        .await
-        .map_err(|error| Exit::new(EXIT_CONFIG, format!("{setting}: cannot listen on {address}: {error}")))
-        .context("listen")
+    TcpListener::bind(address).await.map_err(|error| {
+        let words = format!("{setting}: cannot listen on {address}: {error}; choose a free address of this machine");
+        Exit::new(EXIT_CONFIG, words).into()
+    })
 }
 
 /// Fires on SIGTERM or SIGINT; a second one ends the process at once.

@@ -2,6 +2,7 @@
 //!
 //! A worker that cannot renew in time stops sending by itself, so that whoever takes over does not send beside it.
 
+use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -9,6 +10,7 @@ use hookyard_shared::id::WorkerId;
 use hookyard_shared::startup::Base;
 use hookyard_shared::store::{Store, StoreResult};
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use crate::Worker;
 
@@ -98,16 +100,42 @@ fn millis(duration: Duration) -> i64 {
 pub(crate) async fn keep(worker: Worker, stop: CancellationToken) {
     let fencing = tokio::spawn(watch(worker.clone(), stop.clone()));
     let period = worker.lease.ttl / 5;
+    let (mut turn, mut strays) = (0_u32, HashSet::new());
     let mut tick = tokio::time::interval(period);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! { _ = tick.tick() => {}, () = stop.cancelled() => break }
-        if let Err(error) = renew(&worker).await {
+        turn = turn.wrapping_add(1);
+        let mut outcome = renew(&worker).await;
+        if outcome.is_ok() && turn.is_multiple_of(5) {
+            outcome = return_strays(&worker, &mut strays).await;
+        }
+        if let Err(error) = outcome {
             metrics::counter!("hookyard_db_errors_total").increment(1);
             tracing::warn!(error = %error, "the lease could not be renewed; trying again");
         }
     }
     fencing.abort();
+}
+
+/// Gives back what the store says is this worker's although it never heard of it: the answer to the commit that leased
+/// it was lost. Seen twice, because between a commit and its answer that is no mistake.
+async fn return_strays(worker: &Worker, seen: &mut HashSet<Uuid>) -> StoreResult<()> {
+    let owner = worker.lease.id();
+    let leased = worker.base.store.leased_to(owner).await?;
+    let strays = worker.lanes.in_hand.unknown(leased);
+    let lost: Vec<Uuid> = strays.intersection(seen).copied().collect();
+    if !lost.is_empty() {
+        tracing::warn!(
+            deliveries = lost.len(),
+            "the answer to a commit was lost; what it leased goes back to the store"
+        );
+        for portion in lost.chunks(500) {
+            worker.base.store.give_back(owner, portion, false).await?;
+        }
+    }
+    *seen = strays;
+    Ok(())
 }
 
 async fn watch(worker: Worker, stop: CancellationToken) {

@@ -5,6 +5,7 @@
 
 pub mod consume;
 pub mod deliver;
+pub mod in_hand;
 pub mod lease;
 pub mod operations;
 pub mod record;
@@ -22,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::deliver::Lanes;
+use crate::in_hand::InHand;
 use crate::lease::Lease;
 use crate::record::Recorder;
 
@@ -49,8 +51,9 @@ pub async fn run(base: Base, consumers: Vec<Box<dyn Consumer>>, shutdown: Cancel
     base.store.reap_workers().await?;
     let lease = Arc::new(Lease::register(&base).await?);
     let client = Client::new(Guard::new(base.config.egress_allow.iter().copied()), ClientOptions::default())?;
-    let (recorder, recording) = Recorder::start(base.store.clone());
-    let lanes = Arc::new(Lanes::new(base.clone(), lease.clone(), client, recorder));
+    let in_hand = InHand::default();
+    let (recorder, recording) = Recorder::start(base.store.clone(), in_hand.clone());
+    let lanes = Arc::new(Lanes::new(base.clone(), lease.clone(), client, recorder, in_hand));
     let worker = Worker { base, lease, lanes };
 
     let stop = CancellationToken::new();

@@ -8,6 +8,8 @@ use hookyard_shared::store::relay::AttemptRecord;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use crate::in_hand::InHand;
+
 /// Outcomes recorded together.
 const BATCH: usize = 500;
 /// How long the first of a batch waits for company while few come.
@@ -27,9 +29,9 @@ pub struct Recorder {
 
 impl Recorder {
     /// Starts the task that writes; it ends when the last recorder is dropped and everything is written.
-    pub fn start(store: Store) -> (Self, JoinHandle<()>) {
+    pub fn start(store: Store, in_hand: InHand) -> (Self, JoinHandle<()>) {
         let (waiting, inbox) = mpsc::channel(WAITING);
-        (Self { waiting }, tokio::spawn(write(store, inbox)))
+        (Self { waiting }, tokio::spawn(write(store, inbox, in_hand)))
     }
 
     /// Hands an outcome over; waits while too many wait already.
@@ -40,7 +42,7 @@ impl Recorder {
     }
 }
 
-async fn write(store: Store, mut inbox: mpsc::Receiver<(WorkerId, AttemptRecord)>) {
+async fn write(store: Store, mut inbox: mpsc::Receiver<(WorkerId, AttemptRecord)>, in_hand: InHand) {
     let mut batch = Vec::with_capacity(BATCH);
     while inbox.recv_many(&mut batch, BATCH).await > 0 {
         if batch.len() < BATCH / 4 {
@@ -58,6 +60,7 @@ async fn write(store: Store, mut inbox: mpsc::Receiver<(WorkerId, AttemptRecord)
             let own: Vec<(WorkerId, AttemptRecord)> = own;
             let records: Vec<AttemptRecord> = own.into_iter().map(|(_, record)| record).collect();
             persist(&store, owner, &records).await;
+            in_hand.release(records.iter().map(|record| record.delivery_id.0));
         }
     }
 }

@@ -39,7 +39,9 @@ impl Group {
             .pragma("wal_autocheckpoint", "4000")
             .connect()
             .await?;
-        sqlx::query("CREATE TABLE message (seq INTEGER PRIMARY KEY, payload BLOB NOT NULL)").execute(&mut connection).await?;
+        sqlx::query("CREATE TABLE message (seq INTEGER PRIMARY KEY, payload BLOB NOT NULL)")
+            .execute(&mut connection)
+            .await?;
         let (sender, inbox) = mpsc::channel(4 * GROUP);
         tokio::spawn(async move {
             if let Err(error) = write(connection, inbox, limit.min(GROUP)).await {
@@ -63,7 +65,11 @@ impl Group {
     }
 }
 
-async fn write(mut connection: SqliteConnection, mut inbox: mpsc::Receiver<Waiting>, limit: usize) -> anyhow::Result<()> {
+async fn write(
+    mut connection: SqliteConnection,
+    mut inbox: mpsc::Receiver<Waiting>,
+    limit: usize,
+) -> anyhow::Result<()> {
     let mut batch: Vec<Waiting> = Vec::with_capacity(limit);
     while inbox.recv_many(&mut batch, limit).await > 0 {
         let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;

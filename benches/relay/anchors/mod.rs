@@ -15,8 +15,8 @@ use anyhow::Context as _;
 use hookyard_testkit::process::{random_hex, temp_dir};
 use sqlx::{Connection as _, PgConnection};
 
-pub(crate) use broker::ready;
 use broker::Publisher;
+pub(crate) use broker::ready;
 
 use crate::child::Child;
 use crate::ledger::{Balance, Ledger};
@@ -53,8 +53,13 @@ pub(crate) async fn sqlite(run: &mut Run, window: Duration) -> anyhow::Result<()
     let file = |name: &str| dir.path().join(name).display().to_string();
     let mut child = Child::start(&["group", "--file", &file("alone"), "--seconds", &window.as_secs_f64().to_string()])?;
     let said = child.hear(window + Duration::from_secs(30)).await?;
-    run.add(Phase::new("e", "(e) SQLite group commit alone, FULL, 64 callers").said(&said, "accepted_per_s", "client")?);
-    judge_rows(run, "(e) SQLite group commit", said["events"].as_u64().context("no events")? as usize, &file("alone")).await?;
+    run.add(Phase::new("e", "(e) SQLite group commit alone, FULL, 64 callers").said(
+        &said,
+        "accepted_per_s",
+        "client",
+    )?);
+    judge_rows(run, "(e) SQLite group commit", said["events"].as_u64().context("no events")? as usize, &file("alone"))
+        .await?;
 
     let group = Phase::new("e_http", "(e) axum + HMAC + SQLite group commit, FULL");
     let (phase, sent) = serve(group, &["--behind", "group", "--file", &file("group")], vec![], window).await?;
@@ -76,7 +81,8 @@ pub(crate) async fn confirms(run: &mut Run, servers: &Servers, window: Duration)
     let arguments = ["--behind", "confirm", "--amqp", &amqp, "--queue", &queue];
     let (phase, sent) = serve(phase, &arguments, servers.watched(false), window).await?;
     run.add(phase);
-    let balance = Balance::of_counts("(d) confirms", sent.accepted.len(), sent.unclear.len(), publisher.remove().await?);
+    let balance =
+        Balance::of_counts("(d) confirms", sent.accepted.len(), sent.unclear.len(), publisher.remove().await?);
     run.judge(balance)
 }
 
@@ -101,8 +107,7 @@ pub(crate) async fn deliveries(run: &mut Run, servers: &Servers, events: u64, in
 
     let mut meter = Meter::start(servers.watched(true).into_iter().chain([sink.watched()]));
     let (amqp, to) = (servers.rabbit.url(), sink.address().to_string());
-    let child =
-        Child::start(&["worker", "--amqp", &amqp, "--queue", &queue, "--database", &database, "--sink", &to])?;
+    let child = Child::start(&["worker", "--amqp", &amqp, "--queue", &queue, "--database", &database, "--sink", &to])?;
     meter.add(child.watched("worker"));
     let arrived = sink.wait(events as usize).await?;
     let delivered = async || -> anyhow::Result<i64> {

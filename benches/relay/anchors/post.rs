@@ -48,7 +48,8 @@ async fn post(client: PostClient, to: SocketAddr, number: usize, until: Instant)
     let body = Bytes::from(vec![b'x'; BODY]);
     let mut posted = 0;
     while Instant::now() < until {
-        let request = Request::post(uri.clone()).header("content-type", "application/json").body(Full::new(body.clone()))?;
+        let request =
+            Request::post(uri.clone()).header("content-type", "application/json").body(Full::new(body.clone()))?;
         let answer = client.request(request).await?;
         anyhow::ensure!(answer.status().is_success(), "the sink answers {}", answer.status());
         answer.into_body().collect().await?;

@@ -76,11 +76,9 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
     let pool = PgPoolOptions::new().max_connections(4).connect(&settings.database).await?;
     let (jobs, inbox) = mpsc::channel(2 * BATCH);
     let (outcomes, done) = mpsc::channel(4096);
-    tokio::try_join!(
-        consume(&settings, &pool, jobs),
-        deliver(&settings, inbox, outcomes),
-        async { record(&pool, done).await }
-    )?;
+    tokio::try_join!(consume(&settings, &pool, jobs), deliver(&settings, inbox, outcomes), async {
+        record(&pool, done).await
+    })?;
     Ok(())
 }
 
@@ -150,7 +148,11 @@ async fn persist(pool: &PgPool, batch: Vec<Delivery>) -> anyhow::Result<Vec<Job>
     Ok(jobs)
 }
 
-async fn deliver(settings: &Settings, mut jobs: mpsc::Receiver<Job>, outcomes: mpsc::Sender<Outcome>) -> anyhow::Result<()> {
+async fn deliver(
+    settings: &Settings,
+    mut jobs: mpsc::Receiver<Job>,
+    outcomes: mpsc::Sender<Outcome>,
+) -> anyhow::Result<()> {
     let client = client();
     let free = Arc::new(Semaphore::new(IN_FLIGHT));
     let uris = (0..DESTINATIONS)
@@ -179,7 +181,8 @@ async fn post(client: PostClient, uri: hyper::Uri, job: Job) -> anyhow::Result<O
     let (parts, body) = client.request(request).await?.into_parts();
     let body = body.collect().await?.to_bytes().to_vec();
     anyhow::ensure!(parts.status.is_success(), "the sink answers {}", parts.status);
-    let headers = parts.headers.iter().flat_map(|(name, value)| [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\n"]);
+    let headers =
+        parts.headers.iter().flat_map(|(name, value)| [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\n"]);
     Ok(Outcome {
         delivery: job.delivery,
         started_ms,

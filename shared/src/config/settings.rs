@@ -49,5 +49,5 @@ pub const SETTINGS: &[Setting] = &[
     plain("min_free_disk", "256MiB", "free space in the data directory below which the door answers 503"),
     plain("source_rate", "20000", "requests a second that one source may send before it gets 429"),
     plain("drain_timeout", "25s", "how long draining may take after SIGTERM"),
-    plain("startup_timeout", "60s", "how long a start waits for the store and the broker"),
+    plain("startup_timeout", "60s", "how long a start waits for the store"),
 ];

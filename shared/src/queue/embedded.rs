@@ -61,7 +61,7 @@ impl EmbeddedQueue {
     /// # Errors
     /// When the file cannot be opened.
     pub async fn open(path: &Path, confirm_timeout: Duration) -> sqlx::Result<Self> {
-        let pools = sqlite::open(path).await?;
+        let pools = sqlite::open(path, 1).await?;
         sqlx::query(
             "CREATE TABLE IF NOT EXISTS message (seq INTEGER PRIMARY KEY AUTOINCREMENT, payload BLOB NOT NULL) STRICT",
         )

@@ -81,7 +81,7 @@ impl Store {
     /// [`OpenError`] when the location cannot be read or the engine does not answer.
     pub async fn open(location: &StoreLocation, clock: Clock) -> Result<Self, OpenError> {
         let db = match location {
-            StoreLocation::Sqlite(path) => Db::Sqlite(sqlite::open(path).await.map_err(OpenError::Connect)?),
+            StoreLocation::Sqlite(path) => Db::Sqlite(sqlite::open(path, 3).await.map_err(OpenError::Connect)?),
             StoreLocation::Postgres(url) => Db::Pg(open_postgres(url).await?),
         };
         Ok(Self { db, clock, changes: broadcast::channel(1024).0, told: Arc::default() })

@@ -18,11 +18,12 @@ const CHECKPOINT_PAGES: u64 = 4_000;
 /// never pauses.
 const RESTART_BYTES: u64 = 256 * 1024 * 1024;
 
-/// Opens or makes the file, with one writing connection and a few reading ones.
+/// Opens or makes the file, with one writing connection and `readers` reading ones. Each costs a thread and a cache of
+/// 1 MB.
 ///
 /// # Errors
 /// When the file cannot be opened or is not a database.
-pub async fn open(path: &Path) -> sqlx::Result<SqlitePools> {
+pub async fn open(path: &Path, readers: u32) -> sqlx::Result<SqlitePools> {
     let options = SqliteConnectOptions::new()
         .filename(path)
         .create_if_missing(true)
@@ -31,6 +32,7 @@ pub async fn open(path: &Path) -> sqlx::Result<SqlitePools> {
         .foreign_keys(true)
         .busy_timeout(Duration::from_secs(5))
         .pragma("wal_autocheckpoint", "0")
+        .pragma("cache_size", "-1000")
         .pragma("journal_size_limit", "67108864")
         .statement_cache_capacity(256);
     let write = SqlitePoolOptions::new()
@@ -41,7 +43,7 @@ pub async fn open(path: &Path) -> sqlx::Result<SqlitePools> {
         .connect_with(options.clone())
         .await?;
     let read = SqlitePoolOptions::new()
-        .max_connections(3)
+        .max_connections(readers)
         .acquire_timeout(Duration::from_secs(5))
         .connect_with(options.pragma("query_only", "1"))
         .await?;

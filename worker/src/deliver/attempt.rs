@@ -75,6 +75,7 @@ async fn give_back(lanes: &Lanes, job: &Job, hold: bool) -> Ran {
     if let Err(error) = lanes.base.store.give_back(job.owner, &[job.delivery_id.0], hold).await {
         tracing::warn!(delivery.id = %job.delivery_id, error = %error, "a delivery could not be given back; the lease's end does it");
     }
+    lanes.in_hand.release([job.delivery_id.0]);
     Ran::Returned
 }
 

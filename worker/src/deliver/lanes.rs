@@ -20,6 +20,7 @@ use uuid::Uuid;
 
 use super::attempt::{self, Ran};
 use super::job::Job;
+use crate::in_hand::InHand;
 use crate::lease::Lease;
 use crate::record::Recorder;
 
@@ -76,6 +77,7 @@ pub struct Lanes {
     pub(super) lease: Arc<Lease>,
     pub(super) client: Client,
     pub(super) recorder: Recorder,
+    pub(crate) in_hand: InHand,
     state: Mutex<State>,
     memory: AtomicUsize,
     /// A lane finished something: consuming may go on.
@@ -88,12 +90,13 @@ pub struct Lanes {
 
 impl Lanes {
     /// No lanes yet; they come with the first delivery.
-    pub fn new(base: Base, lease: Arc<Lease>, client: Client, recorder: Recorder) -> Self {
+    pub fn new(base: Base, lease: Arc<Lease>, client: Client, recorder: Recorder, in_hand: InHand) -> Self {
         Self {
             base,
             lease,
             client,
             recorder,
+            in_hand,
             state: Mutex::default(),
             memory: AtomicUsize::new(0),
             moved: Notify::new(),
@@ -233,6 +236,7 @@ impl Lanes {
 
     /// Takes deliveries that this worker owns, and sends as many as slots allow.
     pub(crate) fn take(self: &Arc<Self>, jobs: Vec<Job>) {
+        self.in_hand.take(jobs.iter().map(|job| job.delivery_id.0));
         let mut touched = HashSet::new();
         let mut state = self.state();
         for mut job in jobs {
@@ -353,6 +357,7 @@ impl Lanes {
             }
             lane.held = 0;
         }
+        self.in_hand.clear();
     }
 
     /// Lets attempts under way finish and gives back what was not begun.

@@ -105,7 +105,9 @@ impl Store {
         q!(tx &mut tx, execute, "DELETE FROM slot WHERE worker_id = $1", worker)?;
         q!(tx &mut tx, execute, "DELETE FROM worker WHERE worker_id = $1", worker)?;
         tx.commit().await?;
-        tracing::info!(worker.id = %WorkerId(worker), deliveries = freed, "took over from a worker whose lease had expired");
+        if freed > 0 {
+            tracing::info!(worker.id = %WorkerId(worker), deliveries = freed, "took over from a worker whose lease had ended");
+        }
         Ok(Some(freed))
     }
 
@@ -126,6 +128,20 @@ impl Store {
             tx.commit().await?;
         }
         Ok(freed)
+    }
+
+    /// The deliveries that are leased to a worker.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn leased_to(&self, worker: WorkerId) -> sqlx::Result<Vec<Uuid>> {
+        let rows = q!(
+            &self.db,
+            fetch_all as (Uuid,),
+            "SELECT delivery_id FROM delivery WHERE lease_owner = $1 AND status = 'leased'",
+            worker.0
+        )?;
+        Ok(rows.into_iter().map(|(id,)| id).collect())
     }
 
     /// Grants slots: as many as are wanted and as the destination's concurrency leaves over. What is wanted less than
