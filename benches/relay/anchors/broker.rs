@@ -76,8 +76,3 @@ impl Publisher {
     }
 }
 
-/// Messages that wait in a queue, and nothing else about it.
-pub(crate) async fn ready(channel: &Channel, queue: &str) -> anyhow::Result<u32> {
-    let options = QueueDeclareOptions { passive: true, durable: true, ..QueueDeclareOptions::default() };
-    Ok(channel.queue_declare(queue.into(), options, FieldTable::default()).await?.message_count())
-}

@@ -16,7 +16,6 @@ use hookyard_testkit::process::{random_hex, temp_dir};
 use sqlx::{Connection as _, PgConnection};
 
 use broker::Publisher;
-pub(crate) use broker::ready;
 
 use crate::child::Child;
 use crate::ledger::{Balance, Ledger};

@@ -24,7 +24,7 @@ use crate::child::{Behind, say};
 /// Where the body goes before the answer.
 enum Durable {
     Nowhere,
-    Broker(Publisher),
+    Broker(Box<Publisher>),
     File(Group),
 }
 
@@ -42,7 +42,7 @@ pub(crate) async fn serve(behind: Behind, secret: &str, amqp: &str, queue: &str,
     };
     let durable = match behind {
         Behind::Nothing | Behind::Verify => Durable::Nowhere,
-        Behind::Confirm => Durable::Broker(Publisher::open(amqp, queue).await?),
+        Behind::Confirm => Durable::Broker(Box::new(Publisher::open(amqp, queue).await?)),
         Behind::Group | Behind::Each => Durable::File(Group::open(file, Group::limit(behind == Behind::Each)).await?),
     };
     let router = Router::new().route("/in/{key}", post(receive)).with_state(Arc::new(Server { verify, durable }));

@@ -29,6 +29,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{Connection as _, PgConnection};
 use tokio::sync::broadcast;
 
 use crate::clock::{Clock, Millis};
@@ -193,6 +194,9 @@ async fn open_postgres(url: &str) -> Result<sqlx::PgPool, OpenError> {
             ("lock_timeout", "10s"),
             ("synchronous_commit", "on"),
         ]);
+    // The pool only says that it timed out; a connection by itself says why.
+    let probe = PgConnection::connect_with(&options).await.map_err(OpenError::Connect)?;
+    probe.close().await.map_err(OpenError::Connect)?;
     PgPoolOptions::new()
         .max_connections(10)
         .acquire_timeout(Duration::from_secs(3))
