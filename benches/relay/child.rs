@@ -55,7 +55,7 @@ pub(crate) enum Part {
         #[arg(long, default_value = "")]
         queue: String,
         /// The file, for `group` and `each`.
-        #[arg(long, default_value = "")]
+        #[arg(long, default_value = "none")]
         file: PathBuf,
     },
     /// Grouped commits alone.

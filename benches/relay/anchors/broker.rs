@@ -75,4 +75,3 @@ impl Publisher {
         Ok(messages as usize)
     }
 }
-
