@@ -44,7 +44,7 @@ pub fn routes() -> OpenApiRouter<AppState> {
         .merge(providers::routes())
 }
 
-/// The whole API relative to `/api/v1`, with its description. Needs [`protect`] around it.
+/// The whole API relative to `/api/v1`, with its description. Needs [`protect()`] around it.
 pub fn router(state: &AppState) -> Router<AppState> {
     let doc = OpenApiRouter::with_openapi(openapi::base()).nest("/api/v1", routes()).into_openapi();
     let (router, _) = routes().split_for_parts();

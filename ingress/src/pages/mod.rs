@@ -13,7 +13,7 @@ pub(crate) use layout::not_found;
 
 use crate::state::AppState;
 
-/// Every page and what they load. Needs [`crate::api::protect`] around it.
+/// Every page and what they load. Needs [`crate::api::protect()`] around it.
 pub fn router() -> Router<AppState> {
     Router::new()
         .merge(layout::routes())
