@@ -85,6 +85,8 @@ pub struct Lanes {
     /// A lane has room and the store may have more: claiming may go on.
     pub(crate) hungry: Notify,
     running: TaskTracker,
+    /// Slots are asked for and given back by one task at a time: what the store holds and what the lanes hold agree.
+    slots: tokio::sync::Mutex<()>,
     secrets_noted: Mutex<HashMap<Uuid, i64>>,
 }
 
@@ -102,6 +104,7 @@ impl Lanes {
             moved: Notify::new(),
             hungry: Notify::new(),
             running: TaskTracker::new(),
+            slots: tokio::sync::Mutex::default(),
             secrets_noted: Mutex::default(),
         }
     }
@@ -124,6 +127,7 @@ impl Lanes {
 
     /// Takes slots for the destinations that have none yet.
     pub(crate) async fn ensure_slots(&self, destinations: &[DestinationId]) -> StoreResult<()> {
+        let _turn = self.slots.lock().await;
         let missing: Vec<DestinationId> = {
             let state = self.state();
             destinations.iter().filter(|d| state.lanes.get(d).is_none_or(|lane| lane.held == 0)).copied().collect()
@@ -157,6 +161,7 @@ impl Lanes {
 
     /// Brings the slots in step: gives back those of idle lanes, follows changed limits, asks again where more are wanted.
     pub(crate) async fn settle_slots(&self) -> StoreResult<()> {
+        let _turn = self.slots.lock().await;
         let (idle, short) = {
             let catalog = self.base.catalog.snapshot();
             let mut state = self.state();
