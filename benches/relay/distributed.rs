@@ -16,6 +16,11 @@ pub(crate) async fn measure(run: &mut Run, servers: &Servers, window: Duration, 
     let mut stage = Stage::new(run, product, sink, servers.watched(true), window)?;
     stage.subscribe().await?;
 
+    let outcome = phases(&mut stage, servers, backlog).await;
+    stage.finish("RabbitMQ", outcome).await
+}
+
+async fn phases(stage: &mut Stage<'_>, servers: &Servers, backlog: u64) -> anyhow::Result<()> {
     // A backlog of a known size, on fresh tables: what the reference worker gets, too.
     stage.backlog(backlog).await?;
     servers.settle().await?;
@@ -31,12 +36,14 @@ pub(crate) async fn measure(run: &mut Run, servers: &Servers, window: Duration, 
     stage.product.disable().await?;
     servers.settle().await?;
     stage.persist_queue(Phase::new("distributed.persist", "RabbitMQ: persist only, destinations disabled")).await?;
-    stage.drain_held(Phase::new("distributed.held", "RabbitMQ: drain of held deliveries, destinations enabled")).await?;
+    stage
+        .drain_held(Phase::new("distributed.held", "RabbitMQ: drain of held deliveries, destinations enabled"))
+        .await?;
 
     servers.settle().await?;
     let phase = Phase::new("distributed.through", "RabbitMQ: in and out at once, 64 senders");
     let most = stage.load(phase, Pace::Closed, After::Recorded).await?;
     let phase = Phase::new("distributed.through_open", "RabbitMQ: in and out, open loop at half of that");
     stage.load(phase, Pace::Open(half(most)), After::Recorded).await?;
-    stage.finish("RabbitMQ").await
+    Ok(())
 }

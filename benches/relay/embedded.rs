@@ -13,7 +13,11 @@ pub(crate) async fn measure(run: &mut Run, window: Duration, backlog: u64) -> an
     let mut product = Product::embedded().await?;
     product.make_sources().await?;
     let mut stage = Stage::new(run, product, sink, Vec::new(), window)?;
+    let outcome = phases(&mut stage, backlog).await;
+    stage.finish("embedded", outcome).await
+}
 
+async fn phases(stage: &mut Stage<'_>, backlog: u64) -> anyhow::Result<()> {
     let phase = Phase::new("embedded.ingest", "embedded: ingest, 64 senders, sources without subscription");
     let most = stage.load(phase, Pace::Closed, After::Persisted).await?;
     let phase = Phase::new("embedded.open", "embedded: ingest, open loop at half of that");
@@ -29,6 +33,5 @@ pub(crate) async fn measure(run: &mut Run, window: Duration, backlog: u64) -> an
     stage.product.disable().await?;
     stage.backlog(backlog).await?;
     stage.all_held().await?;
-    stage.drain_held(Phase::new("embedded.drain", "embedded: drain of held deliveries, destinations enabled")).await?;
-    stage.finish("embedded").await
+    stage.drain_held(Phase::new("embedded.drain", "embedded: drain of held deliveries, destinations enabled")).await
 }

@@ -80,6 +80,23 @@ pub(crate) struct Balance {
     pub(crate) foreign: usize,
 }
 
+/// Shows, before anything is believed, that the books find a loss, a repetition, and a body that was changed.
+pub(crate) fn check_the_books() -> anyhow::Result<()> {
+    let [one, two, other] = [[1; 16], [2; 16], [3; 16]];
+    let ledger = Ledger { sent: 2, accepted: vec![one, two], ..Ledger::default() };
+    for (arrived, holds) in [
+        (vec![two, one], true),
+        (vec![one], false),
+        (vec![one, two, two], false),
+        (vec![one, other], false),
+        (vec![one, two, other], false),
+    ] {
+        let balance = ledger.judge("the books themselves", &arrived);
+        anyhow::ensure!(balance.holds() == holds, "the books cannot be relied on: {balance}");
+    }
+    Ok(())
+}
+
 impl Balance {
     /// A judgement by number alone, for references that keep no bodies.
     pub(crate) fn of_counts(what: impl Into<String>, accepted: usize, unclear: usize, arrived: usize) -> Self {

@@ -10,6 +10,7 @@ use hookyard_testkit::process::{random_hex, temp_dir};
 use hookyard_testkit::{Account, Kind, Program, Source};
 use serde_json::json;
 
+use crate::anchors::ready;
 use crate::load::Load;
 use crate::measured::VISIBLE;
 use crate::records::Records;
@@ -154,6 +155,21 @@ impl Product {
             anyhow::ensure!(status.success(), "the worker ended with {status}:\n{}", worker.log_tail(40));
         }
         Ok(())
+    }
+
+    /// Waits until the worker has taken all messages (distributed).
+    pub(crate) async fn queue_is_empty(&self) -> anyhow::Result<()> {
+        let Some((amqp, queue)) = &self.queue else { return Ok(()) };
+        let connection = lapin::Connection::connect(amqp, lapin::ConnectionProperties::default()).await?;
+        let channel = connection.create_channel().await?;
+        for _ in 0..2_400 {
+            if ready(&channel, queue).await? == 0 {
+                connection.close(200, "done".into()).await?;
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        anyhow::bail!("the queue {queue} does not become empty")
     }
 
     /// For measuring its processes.

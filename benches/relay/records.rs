@@ -19,6 +19,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 const UNSETTLED: &str = "SELECT (SELECT count(*) FROM delivery WHERE status = 'leased')
                               + (SELECT count(*) FROM delivery WHERE status = 'pending')";
 const HELD: &str = "SELECT count(*) FROM delivery WHERE status = 'held'";
+const DELIVERED: &str = "SELECT count(*) FROM delivery WHERE status = 'delivered'";
+const SUCCEEDED: &str = "SELECT count(*) FROM attempt WHERE state = 'succeeded'";
 const EVENTS: &str = "SELECT count(*) FROM event";
 const BODIES: &str = "SELECT body FROM event";
 
@@ -42,6 +44,11 @@ impl Records {
         let options = SqliteConnectOptions::new().filename(file).busy_timeout(Duration::from_secs(5));
         let options = options.pragma("query_only", "1");
         Ok(Self::Sqlite(SqlitePoolOptions::new().max_connections(1).connect_with(options).await?))
+    }
+
+    /// Deliveries on record as done, and attempts as succeeded.
+    pub(crate) async fn delivered(&self) -> anyhow::Result<(usize, usize)> {
+        Ok((self.count(DELIVERED).await?, self.count(SUCCEEDED).await?))
     }
 
     /// Hashes of all bodies on record.

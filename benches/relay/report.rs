@@ -1,176 +1,138 @@
-//! Medians over the runs with their spread, and the goals: ratios within one run, so that a machine that was slower at one
-//! time than at another does not decide.
+//! Medians over the runs with their spread: as Markdown for people, as JSON for machines.
 
 use serde_json::{Value, json};
 
-use crate::measured::Run;
-
-/// A ratio or a figure of one run, and its bound.
-struct Goal {
-    name: &'static str,
-    bound: f64,
-    /// Whether the figure must not fall below the bound (else not rise above it).
-    at_least: bool,
-    of: fn(&Run) -> Option<f64>,
-}
-
-const GOALS: &[Goal] = &[
-    Goal {
-        name: "ingest on RabbitMQ / axum + HMAC + 4-channel confirms",
-        bound: 0.85,
-        at_least: true,
-        of: |r| ratio(r, ("ingest", "accepted_per_s"), ("d", "accepted_per_s")),
-    },
-    Goal {
-        name: "ingress CPU / CPU of that reference",
-        bound: 1.3,
-        at_least: false,
-        of: |r| ratio(r, ("ingest", "cpu.ingress"), ("d", "cpu.server")),
-    },
-    Goal {
-        name: "ingest on RabbitMQ / bare axum",
-        bound: 0.20,
-        at_least: true,
-        of: |r| ratio(r, ("ingest", "accepted_per_s"), ("a", "accepted_per_s")),
-    },
-    Goal {
-        name: "embedded durable ingest (FULL, persisting) / bare axum",
-        bound: 0.33,
-        at_least: true,
-        of: |r| ratio(r, ("embedded_ingest", "accepted_per_s"), ("a", "accepted_per_s")),
-    },
-    Goal {
-        name: "grouped commits / a transaction each",
-        bound: 8.0,
-        at_least: true,
-        of: |r| ratio(r, ("e_http", "accepted_per_s"), ("e_each", "accepted_per_s")),
-    },
-    Goal {
-        name: "worker drain / reference worker (same indexes)",
-        bound: 0.80,
-        at_least: true,
-        of: |r| ratio(r, ("drain", "delivered_per_s"), ("worker", "delivered_per_s")),
-    },
-    Goal {
-        name: "worker drain / bare POST loop",
-        bound: 0.30,
-        at_least: true,
-        of: |r| ratio(r, ("drain", "delivered_per_s"), ("h", "delivered_per_s")),
-    },
-    Goal {
-        name: "Postgres CPU s per 1,000: persist",
-        bound: 0.020,
-        at_least: false,
-        of: |r| r.figure("persist", "cpu.postgres"),
-    },
-    Goal {
-        name: "Postgres CPU s per 1,000: outcomes",
-        bound: 0.010,
-        at_least: false,
-        of: |r| Some(r.figure("drain", "cpu.postgres")? - r.figure("persist", "cpu.postgres")?),
-    },
-    Goal {
-        name: "open loop at half of the maximum, RabbitMQ: p99 ms",
-        bound: 25.0,
-        at_least: false,
-        of: |r| r.figure("open", "p99_ms"),
-    },
-    Goal {
-        name: "open loop at half of the maximum, embedded: p99 ms",
-        bound: 25.0,
-        at_least: false,
-        of: |r| r.figure("embedded_open", "p99_ms"),
-    },
-    Goal { name: "peak RSS of ingress, MiB", bound: 40.0, at_least: false, of: |r| peak(r, "memory.ingress") },
-    Goal { name: "peak RSS of worker, MiB", bound: 40.0, at_least: false, of: |r| peak(r, "memory.worker") },
-    Goal {
-        name: "peak RSS of hookyard (embedded), MiB",
-        bound: 40.0,
-        at_least: false,
-        of: |r| peak(r, "memory.hookyard"),
-    },
-];
-
-fn ratio(run: &Run, (key, name): (&str, &str), (over_key, over_name): (&str, &str)) -> Option<f64> {
-    Some(run.figure(key, name)? / run.figure(over_key, over_name)?)
-}
-
-fn peak(run: &Run, name: &str) -> Option<f64> {
-    run.phases.iter().filter_map(|phase| phase.figures.get(name)).copied().reduce(f64::max)
-}
+use crate::goals::{Bound, GOALS};
+use crate::ledger::Balance;
+use crate::measured::{Phase, Run};
 
 /// Median, least and most.
-fn spread(mut values: Vec<f64>) -> Option<(f64, f64, f64)> {
-    values.sort_unstable_by(f64::total_cmp);
-    Some((*values.get(values.len() / 2)?, *values.first()?, *values.last()?))
+#[derive(Debug, Clone, Copy)]
+struct Spread {
+    median: f64,
+    least: f64,
+    most: f64,
 }
 
-/// The report as Markdown tables.
-pub(crate) fn markdown(runs: &[Run]) -> String {
-    let mut text = String::from("| goal | bound | median | min to max | met |\n|---|---|---|---|---|\n");
-    for goal in GOALS {
-        let Some((median, least, most)) = spread(runs.iter().filter_map(goal.of).collect()) else { continue };
-        let met = if goal.at_least { median >= goal.bound } else { median <= goal.bound };
-        let sign = if goal.at_least { "≥" } else { "≤" };
-        let (median, least, most) = (short(median), short(least), short(most));
-        text += &format!(
-            "| {} | {sign} {} | {median} | {least} to {most} | {} |\n",
-            goal.name,
-            short(goal.bound),
-            if met { "yes" } else { "**no**" }
-        );
+impl Spread {
+    fn of(mut values: Vec<f64>) -> Option<Self> {
+        values.sort_unstable_by(f64::total_cmp);
+        let (least, most) = (*values.first()?, *values.last()?);
+        Some(Self { median: *values.get(values.len() / 2)?, least, most })
     }
-    text += "\n| phase | accepted/s | delivered/s | p50 / p99 ms | CPU s per 1,000 events | peak MiB |\n|---|---|---|---|---|---|\n";
-    for phase in runs.iter().flat_map(|run| run.phases.first().map(|_| &run.phases)).take(1).flatten() {
-        text += &row(runs, phase.key, &phase.title);
+
+    fn range(self) -> String {
+        if self.least == self.most { String::new() } else { format!(" ({}–{})", short(self.least), short(self.most)) }
+    }
+}
+
+impl std::fmt::Display for Spread {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}{}", short(self.median), self.range())
+    }
+}
+
+/// The report as Markdown: goals, phases, books.
+pub(crate) fn markdown(runs: &[Run]) -> String {
+    format!("{}\n{}\n{}", goals(runs), phases(runs), books(runs))
+}
+
+fn goals(runs: &[Run]) -> String {
+    let mut text = String::from("| goal | bound | median (min–max) | met |\n|---|---|---|---|\n");
+    for goal in GOALS {
+        let Some(spread) = Spread::of(runs.iter().filter_map(goal.of).collect()) else { continue };
+        let bound = match goal.bound {
+            Bound::AtLeast(bound) => format!("≥ {}", short(bound)),
+            Bound::AtMost(bound) => format!("≤ {}", short(bound)),
+        };
+        let met = if goal.bound.met(spread.median) { "yes" } else { "**no**" };
+        text += &format!("| {} | {bound} | {spread} | {met} |\n", goal.name);
     }
     text
 }
 
-fn row(runs: &[Run], key: &str, title: &str) -> String {
-    let cell = |name: &str| {
-        let found = spread(runs.iter().filter_map(|run| run.figure(key, name)).collect());
-        found.map_or(String::new(), |(median, least, most)| {
-            format!("{} ({}–{})", short(median), short(least), short(most))
-        })
-    };
-    let median = |name: &str| spread(runs.iter().filter_map(|run| run.figure(key, name)).collect()).map(|(m, ..)| m);
-    let latency = median("p50_ms")
-        .zip(median("p99_ms"))
-        .map_or(String::new(), |(p50, p99)| format!("{} / {}", short(p50), short(p99)));
-    let names =
-        runs.first().and_then(|run| run.phases.iter().find(|phase| phase.key == key)).map(|phase| &phase.figures);
-    let named = |prefix: &str| {
-        let figures =
-            names.into_iter().flatten().filter_map(|(name, _)| Some((name.strip_prefix(prefix)?, median(name)?)));
-        figures.map(|(name, value)| format!("{name} {}", short(value))).collect::<Vec<_>>().join(", ")
-    };
+fn phases(runs: &[Run]) -> String {
+    let mut text = String::from(
+        "| phase | accepted/s | delivered/s | p50 ms | p99 ms | CPU s per 1,000 events | peak MiB | also |\n\
+         |---|---|---|---|---|---|---|---|\n",
+    );
+    // Every whole run has the same phases.
+    for phase in runs.first().into_iter().flat_map(|run| &run.phases) {
+        let cells = ["accepted_per_s", "delivered_per_s", "p50_ms", "p99_ms"].map(|name| cell(runs, phase, name));
+        let (cpu, memory) = (named(runs, phase, "cpu."), named(runs, phase, "memory."));
+        text += &format!("| {} | {} | {cpu} | {memory} | {} |\n", phase.title, cells.join(" | "), also(runs, phase));
+    }
+    text
+}
+
+fn books(runs: &[Run]) -> String {
+    let balances = runs.iter().flat_map(|run| &run.balances);
+    let (mut count, mut accepted, mut refused) = (0, 0, 0);
+    for balance in balances {
+        (count, accepted) = (count + 1, accepted + balance.accepted);
+        refused += balance.refused + balance.unclear;
+    }
     format!(
-        "| {title} | {} | {} | {latency} | {} | {} |\n",
-        cell("accepted_per_s"),
-        cell("delivered_per_s"),
-        named("cpu."),
-        named("memory.")
+        "Books: {count} over {} runs balance; entries of accepted events {accepted}, of others {refused}, lost 0.\n",
+        runs.len()
     )
+}
+
+fn spread(runs: &[Run], phase: &Phase, name: &str) -> Option<Spread> {
+    Spread::of(runs.iter().filter_map(|run| run.figure(phase.key, name)).collect())
+}
+
+fn cell(runs: &[Run], phase: &Phase, name: &str) -> String {
+    spread(runs, phase, name).map(|spread| spread.to_string()).unwrap_or_default()
+}
+
+/// Medians of all figures whose name begins so.
+fn named(runs: &[Run], phase: &Phase, prefix: &str) -> String {
+    let names = phase.figures.keys().filter_map(|name| Some((name.strip_prefix(prefix)?, name)));
+    let median = |(short_name, name): (&str, &String)| {
+        spread(runs, phase, name).map(|spread| format!("{short_name} {}", short(spread.median)))
+    };
+    names.filter_map(median).collect::<Vec<_>>().join(", ")
+}
+
+/// Figures that few phases have.
+fn also(runs: &[Run], phase: &Phase) -> String {
+    let words = [
+        ("persisted_per_s", "persisted/s"),
+        ("lag_ms", "ms until all was on record"),
+        ("generator_lag_p99_ms", "ms p99 of the generator's own lateness"),
+        ("not_accepted", "not accepted"),
+    ];
+    let word = |(name, words): (&str, &str)| {
+        let spread = spread(runs, phase, name).filter(|spread| spread.most > 0.0)?;
+        Some(format!("{spread} {words}"))
+    };
+    words.into_iter().filter_map(word).collect::<Vec<_>>().join(", ")
 }
 
 fn short(value: f64) -> String {
     match value.abs() {
         v if v >= 1_000.0 => format!("{value:.0}"),
         v if v >= 10.0 => format!("{value:.1}"),
-        v if v >= 0.1 => format!("{value:.2}"),
+        v if v >= 0.1 || v == 0.0 => format!("{value:.2}"),
         _ => format!("{value:.4}"),
     }
 }
 
-/// Everything, for machines.
-pub(crate) fn json(runs: &[Run]) -> Value {
+/// Everything, for machines. `failed` is why the benchmark ended early.
+pub(crate) fn json(runs: &[Run], machine: &Value, failed: Option<&str>) -> Value {
+    let phase = |phase: &Phase| json!({ "key": phase.key, "title": phase.title, "figures": phase.figures });
     let run = |run: &Run| {
+        let value = |goal: &crate::goals::Goal| {
+            let value = (goal.of)(run);
+            json!({ "name": goal.name, "bound": format!("{:?}", goal.bound), "value": value,
+                    "met": value.map(|value| goal.bound.met(value)) })
+        };
         json!({
-            "phases": run.phases.iter().map(|p| json!({"key": p.key, "title": p.title, "figures": p.figures})).collect::<Vec<_>>(),
-            "balances": run.balances.iter().map(crate::ledger::Balance::json).collect::<Vec<_>>(),
-            "goals": GOALS.iter().map(|g| json!({"name": g.name, "bound": g.bound, "value": (g.of)(run)})).collect::<Vec<_>>(),
+            "phases": run.phases.iter().map(phase).collect::<Vec<_>>(),
+            "goals": GOALS.iter().map(value).collect::<Vec<_>>(),
+            "balances": run.balances.iter().map(Balance::json).collect::<Vec<_>>(),
         })
     };
-    json!({ "runs": runs.iter().map(run).collect::<Vec<_>>() })
+    json!({ "machine": machine, "failed": failed, "runs": runs.iter().map(run).collect::<Vec<_>>() })
 }

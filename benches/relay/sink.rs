@@ -41,12 +41,20 @@ pub(crate) struct Arrived {
     pub(crate) count: usize,
     /// From the first to the last.
     pub(crate) span: Duration,
+    /// The sink's clock when it answered.
+    pub(crate) now: Duration,
 }
 
 impl Arrived {
     /// Arrivals per second, from the first to the last.
     pub(crate) fn rate(&self) -> f64 {
         self.count.saturating_sub(1) as f64 / self.span.as_secs_f64().max(1e-6)
+    }
+
+    /// Arrivals per second since an earlier moment.
+    pub(crate) fn rate_since(&self, earlier: &Self) -> f64 {
+        let seconds = self.now.saturating_sub(earlier.now).as_secs_f64().max(1e-6);
+        self.count.saturating_sub(earlier.count) as f64 / seconds
     }
 }
 
@@ -78,7 +86,7 @@ impl Sink {
         let said = self.http.get("/control/arrived").await?.ok()?;
         let micros = |name: &str| said[name].as_u64().map(Duration::from_micros).context("the sink's answer");
         let count = said["count"].as_u64().context("the sink's answer")? as usize;
-        Ok(Arrived { count, span: micros("last")?.saturating_sub(micros("first")?) })
+        Ok(Arrived { count, span: micros("last")?.saturating_sub(micros("first")?), now: micros("now")? })
     }
 
     /// Waits until so much has arrived; returns with less when nothing more comes.

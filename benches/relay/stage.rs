@@ -110,7 +110,11 @@ impl<'a> Stage<'a> {
     /// Sends `events` events that are to wait.
     pub(crate) async fn backlog(&mut self, events: u64) -> anyhow::Result<()> {
         let sent = self.load.clone().count(events).await?;
-        anyhow::ensure!(sent.accepted.len() as u64 == events, "not all of the backlog was accepted: {:?}", sent.failures);
+        anyhow::ensure!(
+            sent.accepted.len() as u64 == events,
+            "not all of the backlog was accepted: {:?}",
+            sent.failures
+        );
         self.enter(&sent);
         Ok(())
     }
@@ -128,9 +132,9 @@ impl<'a> Stage<'a> {
     pub(crate) async fn persist_queue(&mut self, phase: Phase) -> anyhow::Result<()> {
         let waiting = self.due.accepted();
         let mut meter = self.meter();
+        let started = Instant::now();
         self.product.start_worker().await?;
         self.product.watched_worker().into_iter().for_each(|worker| meter.add(worker));
-        let started = Instant::now();
         self.product.queue_is_empty().await?;
         self.product.records.held(waiting).await?;
         let rate = waiting as f64 / started.elapsed().as_secs_f64().max(1e-6);
@@ -152,7 +156,9 @@ impl<'a> Stage<'a> {
     }
 
     /// The last look: bodies, deliveries and attempts on record beside all that was ever accepted. Stops the product.
-    pub(crate) async fn finish(self, profile: &str) -> anyhow::Result<()> {
+    /// After an error its logs tell why.
+    pub(crate) async fn finish(self, profile: &str, outcome: anyhow::Result<()>) -> anyhow::Result<()> {
+        outcome.inspect_err(|_| crate::tell(&self.product.logs()))?;
         let records = &self.product.records;
         records.persisted(self.whole.accepted()).await?;
         self.run.judge(self.whole.judge(format!("{profile}: events on record"), &records.hashes().await?))?;
@@ -165,7 +171,7 @@ impl<'a> Stage<'a> {
 
     fn meter(&self) -> Meter {
         let processes = self.product.watched().into_iter().chain(self.servers.iter().copied());
-        Meter::start(processes.chain([self.sink.watched()]))
+        Meter::start(processes.chain(self.subscribed.then(|| self.sink.watched())))
     }
 
     async fn send(&self, pace: Pace) -> anyhow::Result<Sent> {
@@ -207,6 +213,6 @@ impl<'a> Stage<'a> {
         let arrived = self.sink.take().await?;
         self.delivered += arrived.len();
         let balance = std::mem::take(&mut self.due).judge(what, &arrived);
-        self.run.judge(balance).inspect_err(|_| crate::tell(&self.product.logs()))
+        self.run.judge(balance)
     }
 }

@@ -75,3 +75,9 @@ impl Publisher {
         Ok(messages as usize)
     }
 }
+
+/// Messages that wait in a queue.
+pub(crate) async fn ready(channel: &Channel, queue: &str) -> anyhow::Result<u32> {
+    let options = QueueDeclareOptions { passive: true, durable: true, ..QueueDeclareOptions::default() };
+    Ok(channel.queue_declare(queue.into(), options, FieldTable::default()).await?.message_count())
+}

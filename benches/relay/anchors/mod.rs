@@ -16,6 +16,7 @@ use hookyard_testkit::process::{random_hex, temp_dir};
 use sqlx::{Connection as _, PgConnection};
 
 use broker::Publisher;
+pub(crate) use broker::ready;
 
 use crate::child::Child;
 use crate::ledger::{Balance, Ledger};
@@ -107,7 +108,7 @@ pub(crate) async fn deliveries(run: &mut Run, servers: &Servers, events: u64, in
     let mut meter = Meter::start(servers.watched(true).into_iter().chain([sink.watched()]));
     let (amqp, to) = (servers.rabbit.url(), sink.address().to_string());
     let child = Child::start(&["worker", "--amqp", &amqp, "--queue", &queue, "--database", &database, "--sink", &to])?;
-    meter.add(child.watched("worker"));
+    meter.add(child.watched("reference"));
     let arrived = sink.wait(events as usize).await?;
     let delivered = async || -> anyhow::Result<i64> {
         let text = "SELECT count(*) FROM delivery WHERE status = 'delivered'";
