@@ -419,3 +419,13 @@ async fn silent_and_dripping_connections_are_closed() {
         assert!(closed.is_ok(), "the connection that said {said:?} is still open");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_says_nothing_does_not_hold_up_an_orderly_end() {
+    let mut stack = Stack::start(Profile::Embedded).await.unwrap();
+    let address = stack.base_url(0).trim_start_matches("http://").to_owned();
+    let _silent = tokio::net::TcpStream::connect(&address).await.unwrap();
+    stranger(&stack).get("/healthz").await.unwrap();
+    // Less than the ten seconds within which a silent connection is closed anyway.
+    stack.stop(Duration::from_secs(8)).await.unwrap();
+}

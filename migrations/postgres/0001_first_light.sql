@@ -165,7 +165,7 @@ CREATE TABLE subscription_revision (
 -- Every key begins with a UUIDv7, so each table can be partitioned by range of its own key.
 CREATE TABLE event (
     event_id          UUID PRIMARY KEY,
-    seq               BIGINT GENERATED ALWAYS AS IDENTITY (CACHE 1000),
+    seq               BIGINT GENERATED ALWAYS AS IDENTITY,
     workspace_id      UUID NOT NULL,
     source_id         UUID NOT NULL,
     received_ms       BIGINT NOT NULL,

@@ -235,3 +235,19 @@ async fn the_bundled_sqlite_is_recent_enough() {
     let parts: Vec<u32> = version.split('.').map(|part| part.parse().unwrap()).collect();
     assert!(parts >= vec![3, 51, 3], "SQLite {version} has the WAL-reset fault; 3.51.3 or newer is needed");
 }
+
+/// After a failed fsync nothing says what is on disk, not even a later commit that succeeds.
+#[cfg(feature = "failpoints")]
+#[tokio::test(flavor = "current_thread")]
+async fn nothing_is_promised_after_the_disk_failed_not_even_what_already_waited() {
+    fail::cfg("embedded.commit", "1*return").unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let queue = EmbeddedQueue::open(&dir.path().join("queue.db"), CONFIRM).await.unwrap();
+    // More than one commit takes, and all of it waiting before the first.
+    let all = (0..1500).map(|n| queue.publish(message(Uuid::now_v7(), n.to_string())));
+    let outcomes = futures::future::join_all(all).await;
+    let promised = outcomes.iter().filter(|outcome| outcome.is_ok()).count();
+    assert_eq!(promised, 0);
+    assert_eq!(queue.health(), Health::Failed);
+    assert_eq!(queue.depth().await.unwrap(), 0);
+}

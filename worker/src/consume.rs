@@ -10,7 +10,7 @@ use hookyard_shared::id::{DestinationId, EventId};
 use hookyard_shared::model::Event;
 use hookyard_shared::queue::{Batch, Consumer};
 use hookyard_shared::store::relay::{NewDelivery, NewStatus};
-use hookyard_shared::store::{StoreError, StoreResult, is_retryable};
+use hookyard_shared::store::{StoreResult, is_refusal};
 use tokio_util::sync::CancellationToken;
 
 use crate::Worker;
@@ -136,21 +136,6 @@ async fn park(worker: &Worker, queue: &str, reason: &str, payload: &[u8]) -> Sto
     metrics::counter!("hookyard_dead_letters_total").increment(1);
     tracing::error!(queue, reason, "a message could not be persisted as an event; it is kept in parked_message");
     Ok(())
-}
-
-/// Whether the store understood and said no, as opposed to being away, busy, or read-only. Classes 21, 22 and 23 of
-/// SQL's states; SQLITE_TOOBIG, SQLITE_CONSTRAINT, SQLITE_MISMATCH.
-fn is_refusal(error: &StoreError) -> bool {
-    let Some(code) = error.as_database_error().and_then(|e| e.code()) else {
-        return matches!(error, StoreError::Encode(_));
-    };
-    if is_retryable(error) {
-        return false;
-    }
-    match code.parse::<u32>() {
-        Ok(sqlite) if code.len() < 5 => matches!(sqlite & 0xff, 18..=20),
-        _ => ["21", "22", "23"].iter().any(|class| code.starts_with(class)),
-    }
 }
 
 async fn persist_events(worker: &Worker, events: &[Event]) -> StoreResult<()> {

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use hookyard_shared::id::WorkerId;
-use hookyard_shared::store::Store;
 use hookyard_shared::store::relay::AttemptRecord;
+use hookyard_shared::store::{Store, StoreError, is_refusal};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
@@ -65,7 +65,8 @@ async fn write(store: Store, mut inbox: mpsc::Receiver<(WorkerId, AttemptRecord)
     }
 }
 
-/// Tries until the store takes them; only an error of one of the records itself gives that one up.
+/// Tries until the store takes them. Where it refuses a value, the record that has it is found by halving, recorded without
+/// its words, and given up if even that is refused: one bad outcome must not keep all others waiting.
 async fn persist(store: &Store, owner: WorkerId, records: &[AttemptRecord]) {
     let mut told = false;
     loop {
@@ -75,6 +76,18 @@ async fn persist(store: &Store, owner: WorkerId, records: &[AttemptRecord]) {
                 metrics::counter!("hookyard_attempts_superseded_total").increment(superseded);
                 tracing::warn!(superseded, "outcomes came after their lease had been taken over");
                 break;
+            }
+            Err(error) if is_refusal(&error) => {
+                match records {
+                    [] => {}
+                    [one] => record_bare(store, owner, one, &error).await,
+                    several => {
+                        let (left, right) = several.split_at(several.len() / 2);
+                        Box::pin(persist(store, owner, left)).await;
+                        Box::pin(persist(store, owner, right)).await;
+                    }
+                }
+                return;
             }
             Err(error) => {
                 metrics::counter!("hookyard_db_errors_total").increment(1);
@@ -87,4 +100,28 @@ async fn persist(store: &Store, owner: WorkerId, records: &[AttemptRecord]) {
         }
     }
     fail::fail_point!("worker.after_record", |_| std::process::abort());
+}
+
+/// Records an outcome without what the receiver or the network put into it.
+async fn record_bare(store: &Store, owner: WorkerId, record: &AttemptRecord, refused: &StoreError) {
+    tracing::warn!(delivery.id = %record.delivery_id, error = %refused, "the store refuses what came with an outcome; it is recorded without");
+    let bare = AttemptRecord {
+        error: None,
+        address: None,
+        response_headers: Vec::new(),
+        response_body: Vec::new(),
+        response_truncated: true,
+        ..record.clone()
+    };
+    loop {
+        match store.record(owner, std::slice::from_ref(&bare)).await {
+            Ok(_) => return,
+            Err(error) if is_refusal(&error) => {
+                // It is given back as a stray, and tried again.
+                tracing::error!(delivery.id = %record.delivery_id, error = %error, "an outcome cannot be recorded");
+                return;
+            }
+            Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
+        }
+    }
 }

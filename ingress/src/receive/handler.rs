@@ -219,7 +219,7 @@ fn unread(error: &BodyError, source: &Source) -> Refused {
 
 /// Puts a refusal on record, off this path. Failures of our own are not the sender's and are counted only.
 fn note(state: &AppState, source: &Source, parts: Parts, body: Bytes, refused: &Refused) {
-    if refused.status.is_server_error() || refused.status == StatusCode::TOO_MANY_REQUESTS {
+    if matches!(refused.status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
         return;
     }
     let (headers, query) = masked(&parts, source);

@@ -48,8 +48,9 @@ pub async fn serve(listener: TcpListener, router: Router, shutdown: Cancellation
         };
         let router = router.clone();
         let watcher = graceful.watcher();
+        let closing = shutdown.clone();
         tokio::spawn(async move {
-            connection(stream, peer, router, watcher).await;
+            connection(stream, peer, router, watcher, closing).await;
             drop(permit);
         });
     }
@@ -59,12 +60,17 @@ pub async fn serve(listener: TcpListener, router: Router, shutdown: Cancellation
     }
 }
 
-async fn connection(stream: TcpStream, peer: SocketAddr, router: Router, watcher: Watcher) {
+async fn connection(stream: TcpStream, peer: SocketAddr, router: Router, watcher: Watcher, closing: CancellationToken) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(error = %error, "a connection ended before it began");
         return;
     }
-    let Some(http2) = protocol(&stream).await else { return };
+    // A connection that has said nothing yet has nothing to finish: browsers and clients open some in reserve.
+    let http2 = tokio::select! {
+        http2 = protocol(&stream) => http2,
+        () = closing.cancelled() => return,
+    };
+    let Some(http2) = http2 else { return };
     let service = hyper::service::service_fn(move |request: Request<Incoming>| {
         let mut request = request.map(axum::body::Body::new);
         request.extensions_mut().insert(ConnectInfo(peer));

@@ -149,7 +149,12 @@ async fn write(mut inbox: mpsc::Receiver<Command>, shared: Arc<Shared>, mut last
             }
             next = if payloads.len() < GROUP && bytes < GROUP_BYTES { inbox.try_recv().ok() } else { None };
         }
-        let outcome = commit(&shared.pools, &payloads, last, acknowledged).await;
+        // A commit after a failed fsync may succeed without being on disk; what still waited is not promised either.
+        let outcome = if shared.failed.load(Ordering::Relaxed) {
+            Err(sqlx::Error::Io(std::io::Error::other("the disk failed before")))
+        } else {
+            commit(&shared.pools, &payloads, last, acknowledged).await
+        };
         let answer = match outcome {
             Ok(()) => {
                 publish_recent(&shared, &mut last, payloads.drain(..));
@@ -174,6 +179,7 @@ async fn write(mut inbox: mpsc::Receiver<Command>, shared: Arc<Shared>, mut last
 }
 
 async fn commit(pools: &SqlitePools, payloads: &[Bytes], last: i64, acknowledged: i64) -> sqlx::Result<()> {
+    fail::fail_point!("embedded.commit", |_| Err(sqlx::Error::Io(std::io::Error::other("injected"))));
     let mut tx = pools.write.begin_with("BEGIN IMMEDIATE").await?;
     let mut seq = last;
     for portion in portions(payloads) {
@@ -215,6 +221,9 @@ fn publish_recent(shared: &Shared, last: &mut i64, payloads: impl Iterator<Item 
 
 /// SQLITE_IOERR and its extended codes: the disk failed, as opposed to being full or busy.
 fn is_io_error(error: &sqlx::Error) -> bool {
+    if matches!(error, sqlx::Error::Io(_)) {
+        return true;
+    }
     error
         .as_database_error()
         .and_then(|e| e.code())

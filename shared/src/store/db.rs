@@ -97,6 +97,21 @@ pub fn is_unique_violation(error: &sqlx::Error) -> bool {
     error.as_database_error().is_some_and(sqlx::error::DatabaseError::is_unique_violation)
 }
 
+/// Whether the store understood and said no, as opposed to being away, busy, or read-only. Classes 21, 22 and 23 of
+/// SQL's states; SQLITE_TOOBIG, SQLITE_CONSTRAINT, SQLITE_MISMATCH.
+pub fn is_refusal(error: &sqlx::Error) -> bool {
+    let Some(code) = error.as_database_error().and_then(|e| e.code()) else {
+        return matches!(error, sqlx::Error::Encode(_));
+    };
+    if is_retryable(error) {
+        return false;
+    }
+    match code.parse::<u32>() {
+        Ok(sqlite) if code.len() < 5 => matches!(sqlite & 0xff, 18..=20),
+        _ => ["21", "22", "23"].iter().any(|class| code.starts_with(class)),
+    }
+}
+
 /// Declares a struct and how it is read from a row of either engine, column by field name.
 #[macro_export]
 macro_rules! row {

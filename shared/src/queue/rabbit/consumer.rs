@@ -52,7 +52,7 @@ impl RabbitConsumer {
             Some(link) => link,
             slot @ None => {
                 let link = Self { link: None, ..Self::new(self.config.clone(), self.queue.clone(), self.prefetch) };
-                slot.insert(link.open().await.map_err(lost)?)
+                slot.insert(RabbitConfig::in_time(link.open()).await.map_err(lost)?)
             }
         };
         let first = link.deliveries.next().await.ok_or_else(|| QueueError::Lost("cancelled by the broker".into()))?;

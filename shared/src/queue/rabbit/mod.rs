@@ -24,6 +24,9 @@ pub use publisher::RabbitPublisher;
 /// that was given back this often moves to the dead-letter queue, which the worker drains as well.
 const DELIVERY_LIMIT: i32 = 10_000;
 
+/// Connecting, opening channels and declaring queues, all together.
+const OPENING: Duration = Duration::from_secs(10);
+
 /// Unacknowledged messages a consumer may hold.
 const PREFETCH: u16 = 1024;
 /// The same for the queue of large bodies.
@@ -82,11 +85,22 @@ impl RabbitConfig {
         Connection::connect_uri(uri, properties).await
     }
 
+    /// Waits for `open`, but not for ever: a broker that is frozen in the handshake accepts connections and says nothing,
+    /// and heartbeats begin only after it.
+    async fn in_time<T>(open: impl Future<Output = lapin::Result<T>>) -> lapin::Result<T> {
+        let late = || std::io::Error::new(std::io::ErrorKind::TimedOut, "the broker did not finish the handshake");
+        tokio::time::timeout(OPENING, open)
+            .await
+            .unwrap_or_else(|_| Err(lapin::ErrorKind::IOError(std::sync::Arc::new(late())).into()))
+    }
+
     /// Declares every queue; harmless when they exist.
     async fn declare(&self, channel: &Channel, partitions: u16) -> lapin::Result<()> {
         let dead = self.dead();
         let mut arguments = FieldTable::default();
         arguments.insert(key("x-queue-type"), text("quorum"));
+        // Nothing lies behind the dead letters: RabbitMQ 4's default limit of 20 would drop them in silence.
+        arguments.insert(key("x-delivery-limit"), AMQPValue::LongInt(i32::MAX));
         declare(channel, &dead, arguments.clone()).await?;
         // Dead letters leave only once the dead-letter queue confirmed them; that mode needs reject-publish.
         arguments.insert(key("x-dead-letter-exchange"), text(""));

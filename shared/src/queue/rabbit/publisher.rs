@@ -29,6 +29,8 @@ const PERSISTENT: u8 = 2;
 struct Link {
     connection: Connection,
     channels: Vec<Channel>,
+    /// Wakes the supervisor: a publish found this link, and no later one, broken.
+    broken: Notify,
 }
 
 struct Shared {
@@ -37,8 +39,6 @@ struct Shared {
     blocked: AtomicBool,
     next: AtomicUsize,
     in_flight: Semaphore,
-    /// Wakes the supervisor: a publish found the link broken.
-    broken: Notify,
 }
 
 /// The publishing side. Cheap to clone.
@@ -56,7 +56,6 @@ impl RabbitPublisher {
             blocked: AtomicBool::new(false),
             next: AtomicUsize::new(0),
             in_flight: Semaphore::new(IN_FLIGHT),
-            broken: Notify::new(),
         });
         tokio::spawn(supervise(shared.clone()));
         Self { shared }
@@ -80,20 +79,20 @@ impl RabbitPublisher {
                 BasicProperties::default().with_delivery_mode(PERSISTENT),
             )
             .await
-            .map_err(|_| self.lost())?;
-        match confirm.await.map_err(|_| self.lost())? {
+            .map_err(|_| Self::lost(link))?;
+        match confirm.await.map_err(|_| Self::lost(link))? {
             Confirmation::Ack(None) => Ok(()),
             Confirmation::Ack(Some(_)) | Confirmation::Nack(Some(_)) => {
                 // The queue is gone: a new link declares it again.
-                self.shared.broken.notify_one();
+                link.broken.notify_one();
                 Err(PublishError::Returned)
             }
             Confirmation::Nack(None) | Confirmation::NotRequested => Err(PublishError::Nack),
         }
     }
 
-    fn lost(&self) -> PublishError {
-        self.shared.broken.notify_one();
+    fn lost(link: &Link) -> PublishError {
+        link.broken.notify_one();
         PublishError::Closed
     }
 }
@@ -153,7 +152,7 @@ async fn connect(shared: &Shared) -> Arc<Link> {
     };
     let mut delays = backoff();
     loop {
-        match open(&shared.config).await {
+        match RabbitConfig::in_time(open(&shared.config)).await {
             Ok(link) => return Arc::new(link),
             Err(error) => {
                 tracing::warn!(error = %error, "the broker cannot be reached; trying again. Check HOOKYARD_AMQP_URL and that RabbitMQ runs");
@@ -174,7 +173,7 @@ async fn open(config: &RabbitConfig) -> lapin::Result<Link> {
     for channel in &channels {
         channel.confirm_select(ConfirmSelectOptions::default()).await?;
     }
-    Ok(Link { connection, channels })
+    Ok(Link { connection, channels, broken: Notify::new() })
 }
 
 /// Returns when the link is of no use any more.
@@ -200,7 +199,7 @@ async fn watch(
                 Some(Event::Error(_)) | None => return "connection error",
                 Some(_) => {}
             },
-            () = shared.broken.notified() => return "a publish failed",
+            () = link.broken.notified() => return "a publish failed",
             _ = check.tick() => {
                 let whole = link.connection.status().connected() && link.channels.iter().all(|c| c.status().connected());
                 if !whole {
