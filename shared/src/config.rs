@@ -17,6 +17,11 @@ pub use settings::{SETTINGS, Setting};
 
 use crate::store::StoreLocation;
 
+/// Bytes of the largest body that is taken at all.
+const MAX_BODY: usize = 25 * 1024 * 1024;
+/// The same on RabbitMQ unless the operator says otherwise: version 4 takes messages of 16 MiB at most.
+const MAX_BODY_RABBIT: usize = 10 * 1024 * 1024;
+
 /// A setting that cannot be used. Programs end with exit code 78.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
@@ -87,6 +92,8 @@ pub struct Config {
     pub queue_prefix: String,
     /// Number of event queues.
     pub partitions: u16,
+    /// Bytes of the largest body that a source may be set to take.
+    pub max_body: usize,
     /// How long the door waits for the queue's confirm.
     pub confirm_timeout: Duration,
     /// How long a worker's lease lasts without a renewal.

@@ -16,7 +16,7 @@ use crate::catalog::Catalog;
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError, Profile};
 use crate::disk::{DirLock, lock_dir};
-use crate::queue::rabbit::RabbitConfig;
+use crate::queue::rabbit::{self, RabbitConfig};
 use crate::store::Store;
 use crate::telemetry::Metrics;
 use crate::vault::{Vault, VaultError};
@@ -208,6 +208,7 @@ pub fn rabbit_config(config: &Config) -> Option<RabbitConfig> {
             prefix: config.queue_prefix.clone(),
             partitions: config.partitions,
             confirm_timeout: config.confirm_timeout,
+            max_message: config.max_body + rabbit::HEAD_ROOM,
         }),
     }
 }

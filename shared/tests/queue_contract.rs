@@ -4,16 +4,18 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use hookyard_shared::queue::embedded::EmbeddedQueue;
 use hookyard_shared::queue::rabbit::{RabbitConfig, RabbitPublisher};
 use hookyard_shared::queue::{Consumer, Health, LARGE_MESSAGE, Message, PublishError, Publisher};
-use hookyard_testkit::{shared_rabbit, wait_until};
+use hookyard_testkit::{Rabbit, shared_rabbit, wait_until};
 use uuid::Uuid;
 
 const CONFIRM: Duration = Duration::from_secs(2);
+const MAX_MESSAGE: usize = 12 * 1024 * 1024;
 const LINGER: Duration = Duration::from_millis(5);
 
 /// A queue that can be opened again, as after a restart of the program.
@@ -36,7 +38,7 @@ impl Bench {
     async fn rabbit(partitions: u16) -> Self {
         let prefix = format!("contract-{}", Uuid::now_v7().simple());
         let url = shared_rabbit().await.unwrap().url().into();
-        Self::Rabbit(RabbitConfig { url, prefix, partitions, confirm_timeout: CONFIRM })
+        Self::Rabbit(RabbitConfig { url, prefix, partitions, confirm_timeout: CONFIRM, max_message: MAX_MESSAGE })
     }
 
     async fn open(&self) -> Ends {
@@ -225,6 +227,46 @@ async fn a_message_that_no_queue_takes_is_an_error_although_the_broker_confirms_
     })
     .await
     .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_is_too_large_is_refused_and_disturbs_no_other() {
+    // The broker's limit is below ours, so some of what we let pass is refused by the broker.
+    let broker = Rabbit::start_with("max_message_size = 1048576\n").await.unwrap();
+    let config = RabbitConfig {
+        url: broker.url().into(),
+        prefix: "oversize".into(),
+        partitions: 1,
+        confirm_timeout: CONFIRM,
+        max_message: MAX_MESSAGE,
+    };
+    let bench = Bench::Rabbit(config);
+    let Ends { publisher, .. } = bench.open().await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let small = tokio::spawn({
+        let (publisher, stop) = (publisher.clone(), stop.clone());
+        async move {
+            let mut confirmed = 0_u32;
+            while !stop.load(Ordering::Relaxed) {
+                publisher.publish(message(Uuid::now_v7(), "x".repeat(1024))).await.unwrap();
+                confirmed += 1;
+            }
+            confirmed
+        }
+    });
+    let of = |length: usize| Message { key: Uuid::now_v7(), payload: vec![0xA5; length].into() };
+    for _ in 0..5 {
+        let (too_large, fits, never_sent) = tokio::join!(
+            publisher.publish(of(2 * 1024 * 1024)),
+            publisher.publish(of(512 * 1024)),
+            publisher.publish(of(MAX_MESSAGE + 1)),
+        );
+        assert_eq!(too_large, Err(PublishError::TooLarge));
+        assert_eq!(fits, Ok(()), "a large one beside it");
+        assert_eq!(never_sent, Err(PublishError::TooLarge));
+    }
+    stop.store(true, Ordering::Relaxed);
+    assert!(small.await.unwrap() > 0);
 }
 
 #[tokio::test]

@@ -28,7 +28,7 @@ pub(crate) use view::{is_verified, source_url, verification};
 
 const METHODS: [&str; 7] = ["GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"];
 const STATUSES: [i64; 4] = [200, 201, 202, 204];
-const BODY_BYTES: std::ops::RangeInclusive<i64> = 1024..=25 * 1024 * 1024;
+const MIN_BODY_BYTES: i64 = 1024;
 const DEFAULT_BODY_BYTES: i64 = 10 * 1024 * 1024;
 const MAX_RESPONSE_BODY: usize = 4096;
 const MAX_NAME: usize = 100;
@@ -59,7 +59,7 @@ struct NewSource {
     #[serde(default)]
     #[schema(value_type = Option<Object>)]
     scheme: Option<serde_json::Value>,
-    /// The largest body, in bytes; 10 MiB unless given.
+    /// The largest body, in bytes; 10 MiB unless given, at most what `HOOKYARD_MAX_BODY` allows.
     #[serde(default)]
     #[schema(minimum = 1024, maximum = 26214400)]
     max_body_bytes: Option<i64>,
@@ -91,7 +91,7 @@ struct SourceChange {
     #[serde(default)]
     #[schema(value_type = Option<Object>)]
     scheme: Option<serde_json::Value>,
-    /// The largest body, in bytes.
+    /// The largest body, in bytes; at most what `HOOKYARD_MAX_BODY` allows.
     #[serde(default)]
     #[schema(minimum = 1024, maximum = 26214400)]
     max_body_bytes: Option<i64>,
@@ -160,8 +160,9 @@ async fn create(
     };
     let status = new.response_status.unwrap_or(200);
     check_answer(status, new.response_body.as_deref(), &mut errors);
-    let max_body_bytes = new.max_body_bytes.unwrap_or(DEFAULT_BODY_BYTES);
-    check_max_body(max_body_bytes, &mut errors);
+    let most = most_body_bytes(&state);
+    let max_body_bytes = new.max_body_bytes.unwrap_or(DEFAULT_BODY_BYTES.min(most));
+    check_max_body(max_body_bytes, most, &mut errors);
     let (Some(provider), Some(scheme)) = (provider, scheme) else { return Err(ApiError::Validation(errors)) };
     let given = secrets::of_request(new.secret, new.secrets, &mut errors);
     let (sealed, generated) = secrets::prepare(&state, provider, &scheme, given, &mut errors);
@@ -235,7 +236,7 @@ async fn update(
         source.name = checked_name(name, &mut errors);
     }
     if let Some(bytes) = change.max_body_bytes {
-        check_max_body(bytes, &mut errors);
+        check_max_body(bytes, most_body_bytes(&state), &mut errors);
         source.max_body_bytes = bytes;
     }
     if let Some(methods) = &change.methods {
@@ -362,9 +363,16 @@ fn checked_methods(methods: &[String], errors: &mut Vec<FieldError>) -> String {
     distinct.into_iter().collect::<Vec<_>>().join(" ")
 }
 
-fn check_max_body(bytes: i64, errors: &mut Vec<FieldError>) {
-    if !BODY_BYTES.contains(&bytes) {
-        errors.push(field("/max_body_bytes", "from 1024 (1 KiB) to 26214400 (25 MiB)"));
+/// The largest body that this installation takes.
+fn most_body_bytes(state: &AppState) -> i64 {
+    i64::try_from(state.config.max_body).unwrap_or(i64::MAX)
+}
+
+fn check_max_body(bytes: i64, most: i64, errors: &mut Vec<FieldError>) {
+    if !(MIN_BODY_BYTES..=most).contains(&bytes) {
+        let detail =
+            format!("from {MIN_BODY_BYTES} to {most} bytes; the operator sets the upper end (HOOKYARD_MAX_BODY)");
+        errors.push(field("/max_body_bytes", detail));
     }
 }
 

@@ -71,9 +71,9 @@ async fn pass(
     path: String,
 ) -> Result<Response, Turned> {
     let verifier = before_reading(state, source, parts).map_err(|refused| (refused, Bytes::new()))?;
-    let read = body::read(body, source.max_body_bytes, &state.door.bytes)
-        .await
-        .map_err(|error| (unread(&error, source), Bytes::new()))?;
+    // The source may have been set up under a higher limit of the installation.
+    let most = source.max_body_bytes.min(state.config.max_body);
+    let read = body::read(body, most, &state.door.bytes).await.map_err(|error| (unread(&error, most), Bytes::new()))?;
     state.door.body_bytes.record(read.bytes.len() as f64);
     let received_ms = state.store.now_ms();
     let verified = verify(state, verifier, parts, &read.bytes, received_ms).map_err(|r| (r, read.bytes.clone()))?;
@@ -202,13 +202,18 @@ async fn publish(state: &AppState, event: Event) -> Result<(), PublishError> {
 }
 
 fn undurable(error: &PublishError) -> Refused {
-    Refused::unavailable(error.reason(), error.to_string())
+    match error {
+        // Sending it again would not help.
+        PublishError::TooLarge => Refused::new(StatusCode::PAYLOAD_TOO_LARGE, error.reason(), "the body is too large")
+            .detail(error.to_string()),
+        _ => Refused::unavailable(error.reason(), error.to_string()),
+    }
 }
 
-fn unread(error: &BodyError, source: &Source) -> Refused {
+fn unread(error: &BodyError, most: usize) -> Refused {
     match error {
         BodyError::TooLarge => Refused::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", "the body is too large")
-            .detail(format!("the source takes bodies of at most {} bytes", source.max_body_bytes)),
+            .detail(format!("the source takes bodies of at most {most} bytes")),
         BodyError::TooSlow => Refused::new(StatusCode::REQUEST_TIMEOUT, "too_slow", "the body came too slowly")
             .detail("the body must come within 30 s and at 1 KB/s or more"),
         BodyError::Broken => Refused::new(StatusCode::BAD_REQUEST, "broken_off", "the body broke off")

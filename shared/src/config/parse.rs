@@ -8,7 +8,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use secrecy::SecretString;
 
-use super::{Config, ConfigError, LogFormat, Profile, Registration, SETTINGS, Setting};
+use super::{Config, ConfigError, LogFormat, MAX_BODY, MAX_BODY_RABBIT, Profile, Registration, SETTINGS, Setting};
 
 const ENV_PREFIX: &str = "HOOKYARD_";
 
@@ -162,6 +162,10 @@ impl Values {
                 ));
             }
         };
+        let most = match profile {
+            Profile::Embedded => MAX_BODY,
+            Profile::Distributed { .. } => MAX_BODY_RABBIT,
+        };
         Ok(Config {
             listen: self.parse("listen", address)?,
             admin_listen: self.optional("admin_listen", address)?,
@@ -194,6 +198,7 @@ impl Values {
                 }
             })?,
             partitions: self.parse("partitions", |text| between(text, 1, 64))?,
+            max_body: self.optional("max_body", body_size)?.unwrap_or(most),
             confirm_timeout: self.parse("confirm_timeout", |text| match duration(text)? {
                 d if d > Duration::from_millis(2200) => {
                     Err("must be 2200ms or less: a sender is answered within 2.5 s".into())
@@ -280,6 +285,13 @@ fn size(text: &str) -> Result<u64, String> {
     number.checked_mul(1 << shift).ok_or_else(wrong)
 }
 
+fn body_size(text: &str) -> Result<usize, String> {
+    match usize::try_from(size(text)?) {
+        Ok(bytes) if (1024..=MAX_BODY).contains(&bytes) => Ok(bytes),
+        _ => Err("must be from 1KiB to 25MiB".into()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -308,6 +320,7 @@ mod tests {
                 &[("HOOKYARD_RETENTION", "30")],
                 "HOOKYARD_RETENTION: `30` must be a number and a unit, like 500ms, 2s, 5m, 1h or 30d",
             ),
+            (&[("HOOKYARD_MAX_BODY", "1GiB")], "HOOKYARD_MAX_BODY: `1GiB` must be from 1KiB to 25MiB"),
             (&[("HOOKYARD_CONFIRM_TIMEOUT", "3s")], "HOOKYARD_CONFIRM_TIMEOUT: `3s` must be 2200ms or less"),
             (&[("HOOKYARD_DATABASE_URL", "postgres://a")], "HOOKYARD_AMQP_URL is missing"),
             (&[("HOOKYARD_AMQP_URL", "amqp://a")], "HOOKYARD_DATABASE_URL is missing"),
@@ -320,6 +333,19 @@ mod tests {
             let error = load_env(pairs).unwrap_err().to_string();
             assert!(error.contains(expected), "{error}\n  should contain\n{expected}");
         }
+    }
+
+    #[test]
+    fn bodies_on_rabbitmq_stay_below_what_it_takes_unless_the_operator_says_otherwise() {
+        let distributed = [
+            ("HOOKYARD_AMQP_URL", "amqp://a"),
+            ("HOOKYARD_DATABASE_URL", "postgres://a"),
+            ("HOOKYARD_ENCRYPTION_KEY", "k"),
+        ];
+        assert_eq!(load_env(&[]).unwrap().max_body, 25 << 20);
+        assert_eq!(load_env(&distributed).unwrap().max_body, 10 << 20);
+        let said = [&distributed[..], &[("HOOKYARD_MAX_BODY", "24MiB")]].concat();
+        assert_eq!(load_env(&said).unwrap().max_body, 24 << 20);
     }
 
     #[test]

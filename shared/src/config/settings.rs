@@ -42,6 +42,7 @@ pub const SETTINGS: &[Setting] = &[
     plain("log_format", "", "text or json; text on a terminal"),
     plain("queue_prefix", "hookyard", "first part of every queue's name on the broker"),
     plain("partitions", "1", "number of event queues (1 to 64)"),
+    plain("max_body", "", "largest body that a source may be set to take; 25MiB, or 10MiB on RabbitMQ"),
     plain("confirm_timeout", "2s", "how long the door waits for the queue's confirm"),
     plain("worker_lease", "20s", "how long a worker's lease lasts without a renewal"),
     plain("retention", "30d", "age at which events, deliveries and attempts are removed"),

@@ -43,6 +43,9 @@ pub enum PublishError {
     /// The broker has raised an alarm (memory or disk) and takes no messages.
     #[error("the broker takes no messages: it reported a memory or disk alarm")]
     Blocked,
+    /// It is larger than the queue takes, and will be next time.
+    #[error("the message is larger than the queue takes (HOOKYARD_MAX_BODY, and the broker's max_message_size)")]
+    TooLarge,
     /// More messages wait for their confirm than this process allows.
     #[error("too many messages wait for the queue")]
     Overloaded,
@@ -60,6 +63,7 @@ impl PublishError {
             Self::Returned => "returned",
             Self::Closed => "closed",
             Self::Blocked => "blocked",
+            Self::TooLarge => "too_large",
             Self::Overloaded => "overloaded",
             Self::Disk(_) => "disk",
         }

@@ -47,6 +47,11 @@ struct Ports {
 impl Rabbit {
     /// Makes a new, empty broker and waits until it takes AMQP connections (some 10 s).
     pub async fn start() -> anyhow::Result<Self> {
+        Self::start_with("").await
+    }
+
+    /// As [`Rabbit::start`], with further lines of `rabbitmq.conf`.
+    pub async fn start_with(settings: &str) -> anyhow::Result<Self> {
         // The program of that name on PATH wants to be root or `rabbitmq`; this one does not.
         let mut places = vec![PathBuf::from("/usr/lib/rabbitmq/bin")];
         places.extend(newest_subdirectories("/usr/lib/rabbitmq/lib").into_iter().map(|dir| dir.join("sbin")));
@@ -64,7 +69,8 @@ impl Rabbit {
         let cookie = dir.path().join(".erlang.cookie");
         fs::write(&cookie, random_hex(16))?;
         fs::set_permissions(&cookie, Permissions::from_mode(0o400))?;
-        fs::write(dir.path().join("rabbitmq.conf"), "heartbeat = 10\nlog.file = false\nlog.console = true\n")?;
+        let common = "heartbeat = 10\nlog.file = false\nlog.console = true\n";
+        fs::write(dir.path().join("rabbitmq.conf"), format!("{common}{settings}"))?;
         fs::write(dir.path().join("plugins"), "[].\n")?;
 
         let ports = Ports { amqp: free_port()?, distribution: free_port()?, epmd: free_port()? };

@@ -134,6 +134,22 @@ async fn a_source_shows_its_secret_once_and_changes_by_version() {
 }
 
 #[tokio::test]
+async fn no_source_takes_larger_bodies_than_the_installation() {
+    let app = App::new(&[("max_body", "1MiB")]).await;
+    let user = User { app: &app, cookie: app.user("ada").await };
+    let of = |bytes: u32| json!({"name": "a", "provider": "github", "max_body_bytes": bytes});
+    let refused = user.post("/sources", of((1 << 20) + 1)).await;
+    assert_eq!(
+        (refused.status, pointers(&refused)),
+        (StatusCode::UNPROCESSABLE_ENTITY, vec!["/max_body_bytes".into()])
+    );
+    assert!(refused.text.contains("HOOKYARD_MAX_BODY"), "{}", refused.text);
+    user.create("/sources", of(1 << 20)).await;
+    let plain = user.create("/sources", json!({"name": "b", "provider": "github"})).await;
+    assert_eq!(plain["max_body_bytes"], 1 << 20, "the default keeps to it");
+}
+
+#[tokio::test]
 async fn wrong_sources_are_refused_field_by_field() {
     let app = App::new(&[]).await;
     let user = User { app: &app, cookie: app.user("ada").await };

@@ -5,6 +5,7 @@
 //! connection takes its channels, and acknowledgements that belong to them, with it.
 
 mod consumer;
+mod line;
 mod publisher;
 
 use std::time::Duration;
@@ -27,6 +28,9 @@ const DELIVERY_LIMIT: i32 = 10_000;
 /// Connecting, opening channels and declaring queues, all together.
 const OPENING: Duration = Duration::from_secs(10);
 
+/// Bytes of a message besides the body: headers and description.
+pub const HEAD_ROOM: usize = 1024 * 1024;
+
 /// Unacknowledged messages a consumer may hold.
 const PREFETCH: u16 = 1024;
 /// The same for the queue of large bodies.
@@ -43,6 +47,9 @@ pub struct RabbitConfig {
     pub partitions: u16,
     /// How long a publish waits for its confirm.
     pub confirm_timeout: Duration,
+    /// Bytes of the largest message that is published. The broker's own limit (`max_message_size`) must not be lower: it
+    /// closes the channel that a larger one comes by.
+    pub max_message: usize,
 }
 
 impl RabbitConfig {
