@@ -10,12 +10,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use hookyard_shared::queue::embedded::EmbeddedQueue;
 use hookyard_shared::queue::rabbit::{RabbitConfig, RabbitPublisher};
-use hookyard_shared::queue::{Consumer, Health, LARGE_MESSAGE, Message, PublishError, Publisher};
+use hookyard_shared::queue::{Consumer, Health, LARGE_MESSAGE, Message, Most, PublishError, Publisher};
 use hookyard_testkit::{Rabbit, shared_rabbit, wait_until};
 use uuid::Uuid;
 
 const CONFIRM: Duration = Duration::from_secs(2);
-const MAX_MESSAGE: usize = 12 * 1024 * 1024;
+const MIB: usize = 1024 * 1024;
+const MOST: Most = Most { messages: 100, bytes: 8 * MIB };
+const MAX_MESSAGE: usize = 12 * MIB;
 const LINGER: Duration = Duration::from_millis(5);
 
 /// A queue that can be opened again, as after a restart of the program.
@@ -71,9 +73,9 @@ fn message(key: Uuid, text: impl Into<String>) -> Message {
 async fn take(consumer: &mut dyn Consumer, count: usize, acknowledge: bool) -> Vec<Bytes> {
     let mut taken = Vec::new();
     while taken.len() < count {
-        let batch = tokio::time::timeout(Duration::from_secs(20), consumer.next(100, LINGER)).await;
+        let batch = tokio::time::timeout(Duration::from_secs(20), consumer.next(MOST, LINGER)).await;
         let batch = batch.expect("messages come within 20 s").unwrap();
-        assert!(!batch.messages.is_empty() && batch.messages.len() <= 100);
+        assert!(!batch.messages.is_empty() && batch.messages.len() <= MOST.messages);
         taken.extend(batch.messages);
         if acknowledge {
             consumer.acknowledge(batch.receipt).await.unwrap();
@@ -83,7 +85,7 @@ async fn take(consumer: &mut dyn Consumer, count: usize, acknowledge: bool) -> V
 }
 
 async fn nothing_comes(consumer: &mut dyn Consumer) {
-    let quiet = tokio::time::timeout(Duration::from_millis(700), consumer.next(100, LINGER)).await;
+    let quiet = tokio::time::timeout(Duration::from_millis(700), consumer.next(MOST, LINGER)).await;
     assert!(quiet.is_err(), "unexpected messages: {:?}", quiet.unwrap().map(|b| b.messages.len()));
 }
 
@@ -152,6 +154,34 @@ async fn large_messages_arrive_whole(bench: Bench) {
     assert_eq!(taken, [payload]);
 }
 
+async fn batches_of_large_messages_are_bounded_by_their_bytes(bench: Bench) {
+    let Ends { publisher, consumers } = bench.open().await;
+    let key = Uuid::now_v7();
+    let large = |n: u8| Bytes::from(vec![n; MIB]);
+    for n in 0..20 {
+        publisher.publish(Message { key, payload: large(n) }).await.unwrap();
+    }
+    // More than a batch may hold: it comes alone.
+    publisher.publish(Message { key, payload: vec![20; 10 * MIB].into() }).await.unwrap();
+    let waiting = consumers.into_iter().map(|mut consumer| {
+        Box::pin(async move {
+            let mut taken = Vec::new();
+            while taken.len() < 21 {
+                let batch = consumer.next(MOST, LINGER).await.unwrap();
+                let bytes: usize = batch.messages.iter().map(Bytes::len).sum();
+                assert!(bytes <= MOST.bytes || batch.messages.len() == 1, "{bytes} bytes in a batch");
+                taken.extend(batch.messages);
+                consumer.acknowledge(batch.receipt).await.unwrap();
+            }
+            taken
+        })
+    });
+    let taken = tokio::time::timeout(Duration::from_secs(30), futures::future::select_all(waiting)).await;
+    let (taken, ..) = taken.expect("all come within 30 s");
+    assert_eq!(taken.iter().map(|message| message[0]).collect::<Vec<_>>(), (0..=20).collect::<Vec<_>>());
+    assert!(taken[..20].iter().all(|message| message.len() == MIB));
+}
+
 async fn released_messages_are_taken_again(bench: Bench) {
     let Ends { publisher, mut consumers } = bench.open().await;
     publisher.publish(message(Uuid::now_v7(), "again")).await.unwrap();
@@ -186,6 +216,7 @@ contract! {
     what_is_not_acknowledged_comes_again_after_a_restart_and_nothing_else
     many_publishers_at_once_lose_nothing
     large_messages_arrive_whole
+    batches_of_large_messages_are_bounded_by_their_bytes
     released_messages_are_taken_again
 }
 
@@ -200,7 +231,7 @@ async fn a_layout_with_fewer_partitions_still_drains_the_one_before() {
     let two = RabbitConfig { partitions: 2, ..four };
     let mut taken = BTreeSet::new();
     for mut consumer in two.consumers(4).into_iter().take(4) {
-        while let Ok(batch) = tokio::time::timeout(Duration::from_secs(2), consumer.next(100, LINGER)).await {
+        while let Ok(batch) = tokio::time::timeout(Duration::from_secs(2), consumer.next(MOST, LINGER)).await {
             let batch = batch.unwrap();
             taken.extend(batch.messages);
             consumer.acknowledge(batch.receipt).await.unwrap();

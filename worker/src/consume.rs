@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use hookyard_shared::id::{DestinationId, EventId};
 use hookyard_shared::model::Event;
-use hookyard_shared::queue::{Batch, Consumer};
+use hookyard_shared::queue::{Batch, Consumer, Most};
 use hookyard_shared::store::relay::{NewDelivery, NewStatus};
 use hookyard_shared::store::{StoreResult, is_refusal};
 use tokio_util::sync::CancellationToken;
@@ -18,7 +18,7 @@ use crate::deliver::Job;
 use crate::route::{destinations, route};
 
 /// Events persisted together.
-const BATCH: usize = 500;
+const BATCH: Most = Most { messages: 500, bytes: 8 * 1024 * 1024 };
 /// How long the first of a batch waits for company while little comes in.
 const LINGER: Duration = Duration::from_millis(2);
 /// The same while much comes in: a commit costs about the same for few events as for many, and takes its share of the

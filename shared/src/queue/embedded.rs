@@ -15,7 +15,7 @@ use bytes::Bytes;
 use sqlx::{AssertSqlSafe, SqlSafeStr, SqliteConnection};
 use tokio::sync::{Notify, mpsc, oneshot};
 
-use super::{Batch, Consumer, Health, Message, PublishError, Publisher, QueueError, Receipt};
+use super::{Batch, Consumer, Health, Message, Most, PublishError, Publisher, QueueError, Receipt, Room};
 use crate::store::SqlitePools;
 use crate::store::sqlite::{self, placeholders, portions};
 
@@ -239,12 +239,13 @@ pub struct EmbeddedConsumer {
 }
 
 impl EmbeddedConsumer {
-    fn take_recent(&mut self, max: usize, batch: &mut Vec<Bytes>) {
+    /// Takes what is in memory, in order, while it fits.
+    fn take_recent(&mut self, room: &mut Room, batch: &mut Vec<Bytes>) {
         let mut recent = self.queue.shared.recent.lock().unwrap_or_else(PoisonError::into_inner);
-        while batch.len() < max {
+        loop {
             match recent.messages.front() {
                 Some((seq, _)) if *seq <= self.taken => {}
-                Some((seq, payload)) if *seq == self.taken + 1 => {
+                Some((seq, payload)) if *seq == self.taken + 1 && room.take(payload.len()) => {
                     self.taken = *seq;
                     batch.push(payload.clone());
                 }
@@ -256,18 +257,17 @@ impl EmbeddedConsumer {
         }
     }
 
-    async fn take_stored(&mut self, max: usize, batch: &mut Vec<Bytes>) -> sqlx::Result<()> {
-        let room = i64::try_from(max - batch.len()).unwrap_or(i64::MAX);
-        let rows: Vec<(i64, Vec<u8>)> =
-            sqlx::query_as("SELECT seq, payload FROM message WHERE seq > $1 ORDER BY seq LIMIT $2")
-                .bind(self.taken)
-                .bind(room.min(64))
-                .fetch_all(&self.queue.shared.pools.read)
-                .await?;
-        for (seq, payload) in rows {
-            self.taken = seq;
-            batch.push(payload.into());
-        }
+    /// Takes some of what is in the file, while it fits. Lengths come first: reading them does not read the bodies.
+    async fn take_stored(&mut self, room: &mut Room, batch: &mut Vec<Bytes>) -> sqlx::Result<()> {
+        let file = &self.queue.shared.pools.read;
+        let text = "SELECT seq, length(payload) FROM message WHERE seq > $1 ORDER BY seq LIMIT 64";
+        let lengths: Vec<(i64, i64)> = sqlx::query_as(text).bind(self.taken).fetch_all(file).await?;
+        let fits = |(_, length): &&(i64, i64)| room.take(usize::try_from(*length).unwrap_or(usize::MAX));
+        let Some(&(end, _)) = lengths.iter().take_while(fits).last() else { return Ok(()) };
+        let text = "SELECT payload FROM message WHERE seq > $1 AND seq <= $2 ORDER BY seq";
+        let payloads: Vec<(Vec<u8>,)> = sqlx::query_as(text).bind(self.taken).bind(end).fetch_all(file).await?;
+        batch.extend(payloads.into_iter().map(|(payload,)| Bytes::from(payload)));
+        self.taken = end;
         Ok(())
     }
 
@@ -282,29 +282,33 @@ impl Consumer for EmbeddedConsumer {
         "embedded"
     }
 
-    async fn next(&mut self, max: usize, linger: Duration) -> Result<Batch, QueueError> {
+    async fn next(&mut self, most: Most, linger: Duration) -> Result<Batch, QueueError> {
         let mut messages = Vec::new();
         loop {
             // A permit stored by `notify_one` is consumed here at the latest, so no arrival is slept through.
             while self.taken >= self.committed() {
                 self.queue.shared.arrived.notified().await;
             }
-            if usize::try_from(self.committed() - self.taken).is_ok_and(|waiting| waiting < max / 4) {
+            if usize::try_from(self.committed() - self.taken).is_ok_and(|waiting| waiting < most.messages / 4) {
                 tokio::time::sleep(linger).await;
             }
-            self.take_recent(max, &mut messages);
-            while messages.len() < max {
+            let mut room = Room::new(most);
+            self.take_recent(&mut room, &mut messages);
+            while !room.full() {
                 let end = self.committed();
                 if self.taken >= end {
                     break;
                 }
                 let before = messages.len();
-                self.take_stored(max, &mut messages).await?;
+                self.take_stored(&mut room, &mut messages).await?;
+                self.take_recent(&mut room, &mut messages);
                 if messages.len() == before {
-                    // Numbers without rows were acknowledged before a restart.
-                    self.taken = self.taken.max(end);
+                    if messages.is_empty() {
+                        // Numbers without rows were acknowledged before a restart.
+                        self.taken = self.taken.max(end);
+                    }
+                    break;
                 }
-                self.take_recent(max, &mut messages);
             }
             if !messages.is_empty() {
                 return Ok(Batch { messages, receipt: Receipt::Embedded { up_to: self.taken } });

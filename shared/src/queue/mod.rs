@@ -104,6 +104,43 @@ pub trait Publisher: Send + Sync {
     fn health(&self) -> Health;
 }
 
+/// How much a batch may hold.
+#[derive(Debug, Clone, Copy)]
+pub struct Most {
+    /// Messages.
+    pub messages: usize,
+    /// Bytes of payloads, unless a single message has more.
+    pub bytes: usize,
+}
+
+/// What a batch that is being filled still has room for.
+#[derive(Debug, Clone, Copy)]
+struct Room {
+    left: Most,
+    empty: bool,
+}
+
+impl Room {
+    fn new(most: Most) -> Self {
+        Self { left: most, empty: true }
+    }
+
+    fn full(self) -> bool {
+        !self.empty && (self.left.messages == 0 || self.left.bytes == 0)
+    }
+
+    /// Takes the room of a message of `length` bytes, if there is as much. The first one always fits.
+    fn take(&mut self, length: usize) -> bool {
+        if !self.empty && (self.left.messages == 0 || self.left.bytes < length) {
+            return false;
+        }
+        self.empty = false;
+        self.left.messages = self.left.messages.saturating_sub(1);
+        self.left.bytes = self.left.bytes.saturating_sub(length);
+        true
+    }
+}
+
 /// Messages in order, and what it takes to acknowledge them all.
 #[derive(Debug)]
 pub struct Batch {
@@ -136,8 +173,8 @@ pub trait Consumer: Send {
     /// What the consumer reads from, for logs.
     fn name(&self) -> &str;
 
-    /// Waits for messages: at least one, at most `max`, lingering a little for more once there is one.
-    async fn next(&mut self, max: usize, linger: Duration) -> Result<Batch, QueueError>;
+    /// Waits for messages: at least one, at most `most`, lingering a little for more once there is one.
+    async fn next(&mut self, most: Most, linger: Duration) -> Result<Batch, QueueError>;
 
     /// Acknowledges a batch. An error means that its messages will come again.
     async fn acknowledge(&mut self, receipt: Receipt) -> Result<(), QueueError>;

@@ -4,18 +4,30 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::{FutureExt as _, StreamExt as _};
+use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::{FieldTable, ShortString};
 use lapin::{Channel, Connection};
 
 use super::RabbitConfig;
-use crate::queue::{Batch, Consumer, QueueError, Receipt};
+use crate::queue::{Batch, Consumer, Most, QueueError, Receipt, Room};
 
 /// A connection, its channel, and the stream of deliveries.
 struct Link {
     connection: Connection,
     channel: Channel,
     deliveries: lapin::Consumer,
+    /// What was taken from the stream and did not fit the batch; the first of the next one.
+    left_over: Option<Delivery>,
+}
+
+impl Link {
+    async fn delivery(&mut self) -> Option<lapin::Result<Delivery>> {
+        match self.left_over.take() {
+            Some(delivery) => Some(Ok(delivery)),
+            None => self.deliveries.next().await,
+        }
+    }
 }
 
 /// The consumer of one queue; connects when it is first asked for messages, and again after a loss.
@@ -44,10 +56,10 @@ impl RabbitConsumer {
                 FieldTable::default(),
             )
             .await?;
-        Ok(Link { connection, channel, deliveries })
+        Ok(Link { connection, channel, deliveries, left_over: None })
     }
 
-    async fn gather(&mut self, max: usize, linger: Duration) -> Result<Batch, QueueError> {
+    async fn gather(&mut self, most: Most, linger: Duration) -> Result<Batch, QueueError> {
         let link = match &mut self.link {
             Some(link) => link,
             slot @ None => {
@@ -55,13 +67,19 @@ impl RabbitConsumer {
                 slot.insert(RabbitConfig::in_time(link.open()).await.map_err(lost)?)
             }
         };
-        let first = link.deliveries.next().await.ok_or_else(|| QueueError::Lost("cancelled by the broker".into()))?;
+        let first = link.delivery().await.ok_or_else(|| QueueError::Lost("cancelled by the broker".into()))?;
         let first = first.map_err(lost)?;
         let mut tag = first.delivery_tag;
+        let mut room = Room::new(most);
+        room.take(first.data.len());
         let mut messages = vec![first.data.into()];
         let mut lingered = linger.is_zero();
-        while messages.len() < max {
+        while !room.full() {
             match link.deliveries.next().now_or_never() {
+                Some(Some(Ok(delivery))) if !room.take(delivery.data.len()) => {
+                    link.left_over = Some(delivery);
+                    break;
+                }
                 Some(Some(Ok(delivery))) => {
                     tag = delivery.delivery_tag;
                     messages.push(delivery.data.into());
@@ -85,8 +103,8 @@ impl Consumer for RabbitConsumer {
         &self.queue
     }
 
-    async fn next(&mut self, max: usize, linger: Duration) -> Result<Batch, QueueError> {
-        let outcome = self.gather(max, linger).await;
+    async fn next(&mut self, most: Most, linger: Duration) -> Result<Batch, QueueError> {
+        let outcome = self.gather(most, linger).await;
         if outcome.is_err() {
             self.release().await;
         }
