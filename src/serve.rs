@@ -5,8 +5,7 @@ use std::sync::Arc;
 use hookyard_ingress::{AppState, Listeners, Parts};
 use hookyard_shared::config::Config;
 use hookyard_shared::queue::embedded::EmbeddedQueue;
-use hookyard_shared::queue::rabbit::{RabbitPublisher, partitions_ever};
-use hookyard_shared::queue::{Consumer, Health, Publisher};
+use hookyard_shared::queue::{self, Consumers, Health, Publisher, rabbit};
 use hookyard_shared::startup::{self, Base, Exit};
 use hookyard_shared::{auth, telemetry};
 use tokio_util::sync::CancellationToken;
@@ -16,7 +15,7 @@ pub(crate) async fn run(config: Arc<Config>) -> anyhow::Result<()> {
     telemetry::init_logging(&config);
     let listeners = Listeners::bind(&config).await?;
     let base = startup::open_base(config.clone(), telemetry::init_metrics()?).await?;
-    let (publisher, consumers) = queue(&base).await?;
+    let (publisher, consumers) = open_queue(&base).await?;
     let bound = listeners.main.local_addr()?;
     // Pages have an address of their own if one is set.
     let pages = listeners.admin.as_ref().map(|l| l.local_addr().map(|a| format!("http://{a}"))).transpose()?;
@@ -34,18 +33,17 @@ pub(crate) async fn run(config: Arc<Config>) -> anyhow::Result<()> {
 }
 
 /// The two ends of the configured queue.
-async fn queue(base: &Base) -> anyhow::Result<(Arc<dyn Publisher>, Vec<Box<dyn Consumer>>)> {
+async fn open_queue(base: &Base) -> anyhow::Result<(Arc<dyn Publisher>, Consumers)> {
     if let Some(rabbit) = startup::rabbit_config(&base.config) {
-        let partitions = partitions_ever(&base.store, rabbit.partitions).await?;
-        let consumers = rabbit.consumers(partitions).into_iter().map(|c| Box::new(c) as Box<dyn Consumer>).collect();
-        return Ok((Arc::new(RabbitPublisher::start(rabbit)), consumers));
+        let consumers = rabbit::consumers(&base.store, &rabbit).await?;
+        return Ok((Arc::new(rabbit::RabbitPublisher::start(rabbit)), consumers));
     }
     let path = base.config.data_dir.join("queue.db");
     let queue = EmbeddedQueue::open(&path, base.config.confirm_timeout).await.map_err(|error| {
         Exit::new(startup::EXIT_DISK, format!("{}: the embedded queue cannot be opened: {error}", path.display()))
     })?;
     let consumer = queue.consumer();
-    Ok((Arc::new(queue), vec![Box::new(consumer)]))
+    Ok((Arc::new(queue), queue::only(consumer)))
 }
 
 /// One line with the address; and, while there is no user, the link that makes the first owner.

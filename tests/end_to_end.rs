@@ -429,3 +429,26 @@ async fn a_connection_that_says_nothing_does_not_hold_up_an_orderly_end() {
     // Less than the ten seconds within which a silent connection is closed anyway.
     stack.stop(Duration::from_secs(8)).await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn workers_consume_partitions_that_an_ingress_adds_while_they_run() {
+    let builder = Stack::builder(Profile::Distributed).env("HOOKYARD_PARTITIONS", "2");
+    let mut stack = builder.start().await.unwrap();
+    let sink = Sink::start().await.unwrap();
+    let account = stack.account().await.unwrap();
+    let relay = connect(&account, Scheme::Github, &sink.url("/sink"), settings()).await;
+    stack.set("HOOKYARD_PARTITIONS", "4");
+    stack.restart_ingress(0).await.unwrap();
+    // Partitions follow from the source's id: of so many, some are in the new ones.
+    let mut sources = Vec::new();
+    for _ in 0..16 {
+        let source = account.create_source("github", Some(&Scheme::Github.new_secret()), json!({})).await.unwrap();
+        account.create_subscription(&source.id, relay.destination_id(), json!({})).await.unwrap();
+        sources.push(source);
+    }
+    settle().await;
+    for source in &sources {
+        Sender::new(&source.url, Scheme::Github, &source.secret).send(3).await;
+    }
+    sink.wait_for("/sink", 48, SOON).await.unwrap();
+}

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use hookyard_ingress::{AppState, Listeners, Parts};
-use hookyard_shared::queue::rabbit::RabbitPublisher;
+use hookyard_shared::queue::rabbit::{RabbitPublisher, partitions_ever};
 use hookyard_shared::startup::{self, Exit};
 use hookyard_shared::{auth, telemetry};
 
@@ -17,6 +17,8 @@ fn main() -> ExitCode {
         let base = startup::open_base(config.clone(), telemetry::init_metrics()?).await?;
         let rabbit = startup::rabbit_config(&config)
             .ok_or_else(|| Exit::new(startup::EXIT_CONFIG, "HOOKYARD_AMQP_URL is missing"))?;
+        // Before anything is published to a new partition: workers that run already begin to consume it.
+        partitions_ever(&base.store, rabbit.partitions).await?;
         let publisher = RabbitPublisher::start(rabbit);
         let bound = listeners.main.local_addr()?;
         if let Some(token) = auth::setup::issue(&base.store).await? {

@@ -8,10 +8,11 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use hookyard_shared::id::{DestinationId, EventId};
 use hookyard_shared::model::Event;
-use hookyard_shared::queue::{Batch, Consumer, Most};
+use hookyard_shared::queue::{Batch, Consumer, Consumers, Most};
 use hookyard_shared::store::relay::{NewDelivery, NewStatus};
 use hookyard_shared::store::{StoreResult, is_refusal};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::Worker;
 use crate::deliver::Job;
@@ -32,8 +33,19 @@ const PATIENCE: Duration = Duration::from_millis(250);
 /// would end the channel.
 const HOLD: Duration = Duration::from_secs(20 * 60);
 
-/// Consumes one queue until `shutdown` fires.
-pub(crate) async fn run(worker: Worker, mut consumer: Box<dyn Consumer>, shutdown: CancellationToken) {
+/// Consumes every queue, each in a task of its own, until `shutdown` fires.
+pub(crate) async fn run(worker: Worker, mut consumers: Consumers, tasks: TaskTracker, shutdown: CancellationToken) {
+    loop {
+        tokio::select! {
+            Some(consumer) = consumers.recv() => {
+                tasks.spawn(one(worker.clone(), consumer, shutdown.clone()));
+            }
+            () = shutdown.cancelled() => return,
+        }
+    }
+}
+
+async fn one(worker: Worker, mut consumer: Box<dyn Consumer>, shutdown: CancellationToken) {
     let mut delay = Duration::from_millis(100);
     let mut linger = LINGER;
     loop {

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hookyard_shared::egress::{Client, ClientOptions, Guard};
-use hookyard_shared::queue::Consumer;
+use hookyard_shared::queue::Consumers;
 use hookyard_shared::startup::Base;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -42,7 +42,7 @@ pub struct Worker {
 ///
 /// # Errors
 /// When the store does not answer at the start.
-pub async fn run(base: Base, consumers: Vec<Box<dyn Consumer>>, shutdown: CancellationToken) -> anyhow::Result<()> {
+pub async fn run(base: Base, consumers: Consumers, shutdown: CancellationToken) -> anyhow::Result<()> {
     let embedded = base.config.database_url.is_none();
     if embedded {
         // The data directory is locked: whoever was entered before is dead, and need not be waited for.
@@ -62,9 +62,7 @@ pub async fn run(base: Base, consumers: Vec<Box<dyn Consumer>>, shutdown: Cancel
     background.spawn(schedule::run(worker.clone(), stop.clone()));
     background.spawn(retention::run(worker.clone(), stop.clone()));
     let consuming = TaskTracker::new();
-    for consumer in consumers {
-        consuming.spawn(consume::run(worker.clone(), consumer, shutdown.clone()));
-    }
+    consuming.spawn(consume::run(worker.clone(), consumers, consuming.clone(), shutdown.clone()));
     tracing::info!(worker.id = %worker.lease.id(), "worker ready");
 
     shutdown.cancelled().await;

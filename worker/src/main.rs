@@ -14,9 +14,7 @@ fn main() -> ExitCode {
         let base = startup::open_base(config.clone(), telemetry::init_metrics()?).await?;
         let rabbit = startup::rabbit_config(&config)
             .ok_or_else(|| Exit::new(startup::EXIT_CONFIG, "HOOKYARD_AMQP_URL is missing"))?;
-        let partitions = queue::rabbit::partitions_ever(&base.store, rabbit.partitions).await?;
-        let consumers =
-            rabbit.consumers(partitions).into_iter().map(|c| Box::new(c) as Box<dyn queue::Consumer>).collect();
+        let consumers = queue::rabbit::consumers(&base.store, &rabbit).await?;
         let shutdown = startup::shutdown_signal();
         if let Some(address) = config.ops_listen {
             let listener = startup::bind("HOOKYARD_OPS_LISTEN", address).await?;

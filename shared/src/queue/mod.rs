@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use tokio::sync::mpsc;
 use uuid::Uuid;
 
 /// Bodies above this travel on a queue of their own, so that a few large ones never fill the consumer's window.
@@ -181,4 +182,15 @@ pub trait Consumer: Send {
 
     /// Gives back everything that is not acknowledged; the next [`Consumer::next`] takes it again.
     async fn release(&mut self);
+}
+
+/// The consumers of a queue, as they come: where there are partitions, more may be added while a worker runs.
+pub type Consumers = mpsc::Receiver<Box<dyn Consumer>>;
+
+/// The one consumer of a queue that never has another.
+pub fn only(consumer: impl Consumer + 'static) -> Consumers {
+    let (sender, consumers) = mpsc::channel::<Box<dyn Consumer>>(1);
+    // There is room for one.
+    sender.try_send(Box::new(consumer)).ok();
+    consumers
 }

@@ -31,6 +31,24 @@ impl Store {
         Ok(())
     }
 
+    /// Sets a setting that is a number, unless it has a larger one.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn raise_setting(&self, name: &str, value: i64) -> sqlx::Result<()> {
+        q!(
+            &self.db,
+            execute,
+            "INSERT INTO setting (name, value, updated_ms) VALUES ($1, $2, $3)
+             ON CONFLICT (name) DO UPDATE SET value = excluded.value, updated_ms = excluded.updated_ms
+             WHERE CAST(setting.value AS BIGINT) < CAST(excluded.value AS BIGINT)",
+            name,
+            value.to_string(),
+            self.now_ms()
+        )?;
+        Ok(())
+    }
+
     /// Sets a setting unless it is there, and gives the value that holds.
     ///
     /// # Errors

@@ -5,9 +5,11 @@
 //! connection takes its channels, and acknowledgements that belong to them, with it.
 
 mod consumer;
+mod layout;
 mod line;
 mod publisher;
 
+use std::ops::Range;
 use std::time::Duration;
 
 use lapin::options::QueueDeclareOptions;
@@ -16,9 +18,8 @@ use lapin::{Channel, Connection, ConnectionProperties};
 use secrecy::{ExposeSecret as _, SecretString};
 use uuid::Uuid;
 
-use crate::store::{Store, StoreResult};
-
 pub use consumer::RabbitConsumer;
+pub use layout::{consumers, partitions_ever};
 pub use publisher::RabbitPublisher;
 
 /// Between RabbitMQ's 4.0 default of 20 (which a worker that reconnects in a loop spends at once) and never: a message
@@ -73,11 +74,14 @@ impl RabbitConfig {
     ///
     /// `partitions` may exceed the configured number: after it was lowered, the queues of before are drained too.
     pub fn consumers(&self, partitions: u16) -> Vec<RabbitConsumer> {
-        (0..partitions)
-            .map(|number| (self.partition(number), PREFETCH))
-            .chain([(self.large(), PREFETCH_LARGE), (self.dead(), PREFETCH_LARGE)])
-            .map(|(queue, prefetch)| RabbitConsumer::new(self.clone(), queue, prefetch))
-            .collect()
+        let others = [self.large(), self.dead()].map(|queue| RabbitConsumer::new(self.clone(), queue, PREFETCH_LARGE));
+        self.partition_consumers(0..partitions).into_iter().chain(others).collect()
+    }
+
+    fn partition_consumers(&self, partitions: Range<u16>) -> Vec<RabbitConsumer> {
+        // Each declares its own queue, whether this process publishes to it or not.
+        let config = Self { partitions: self.partitions.max(partitions.end), ..self.clone() };
+        partitions.map(|number| RabbitConsumer::new(config.clone(), config.partition(number), PREFETCH)).collect()
     }
 
     async fn connect(&self, role: &str) -> lapin::Result<Connection> {
@@ -161,17 +165,4 @@ pub async fn inspect(config: &RabbitConfig) -> lapin::Result<BrokerReport> {
     }
     connection.close(200, key("done")).await?;
     Ok(BrokerReport { ready })
-}
-
-/// The largest number of partitions that was ever configured: workers drain the queues of a layout that was made smaller.
-///
-/// # Errors
-/// When the store does not answer.
-pub async fn partitions_ever(store: &Store, configured: u16) -> StoreResult<u16> {
-    const NAME: &str = "queue_partitions_ever";
-    let known = store.setting(NAME).await?.and_then(|text| text.parse().ok()).unwrap_or(0);
-    if configured > known {
-        store.set_setting(NAME, &configured.to_string()).await?;
-    }
-    Ok(configured.max(known))
 }
