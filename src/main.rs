@@ -2,6 +2,7 @@
 
 mod demo;
 mod doctor;
+mod parked;
 mod serve;
 
 use std::io::Write as _;
@@ -58,6 +59,11 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Look after messages that could not be persisted as events
+    Parked {
+        #[command(subcommand)]
+        command: parked::Command,
+    },
     /// Ask a running server whether it is ready; for container health checks
     Healthcheck {
         /// Where the server is
@@ -90,6 +96,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Config { command: ConfigCommand::Check } => {
             load().map(|_| say("the configuration can be used")).map_err(Into::into)
         }
+        Command::Parked { command } => parked::run(&load()?, command).await,
         Command::Doctor { json } => doctor::run(load(), json).await,
         Command::Healthcheck { url } => healthcheck(&url).await,
     }

@@ -271,11 +271,16 @@ CREATE TABLE inspection (
 ) STRICT;
 CREATE INDEX inspection_of_destination ON inspection (destination_id, inspection_id);
 
--- Messages that could not be decoded: kept for a person, never requeued for ever.
+-- Messages that could not be persisted as events: kept for a person, never requeued for ever.
 CREATE TABLE parked_message (
-    parked_id   BLOB PRIMARY KEY,
-    queue       TEXT NOT NULL,
-    reason      TEXT NOT NULL,
-    payload     BLOB NOT NULL,
-    received_ms INTEGER NOT NULL
+    parked_id      BLOB PRIMARY KEY,
+    queue          TEXT NOT NULL,
+    reason         TEXT NOT NULL,
+    payload        BLOB NOT NULL,
+    -- SHA-256 of the payload: a message is parked once, however often the queue brings it.
+    digest         BLOB NOT NULL UNIQUE,
+    received_ms    INTEGER NOT NULL,
+    -- Set while a worker is asked to try it again.
+    retry_asked_ms INTEGER
 ) STRICT;
+CREATE INDEX parked_message_to_retry ON parked_message (retry_asked_ms) WHERE retry_asked_ms IS NOT NULL;

@@ -133,6 +133,8 @@ id!(/// One run of a worker process; it owns leases and slots.
     WorkerId, "wrk");
 id!(/// One request that an inspector destination kept.
     InspectionId, "ins");
+id!(/// One message that could not be persisted as an event.
+    ParkedId, "prk");
 
 #[cfg(test)]
 mod tests {

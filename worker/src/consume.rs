@@ -1,22 +1,14 @@
 //! From the queue to the store: a batch comes in, is persisted with its deliveries in one transaction, and only then
 //! acknowledged.
 
-use std::collections::HashMap;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use hookyard_shared::id::{DestinationId, EventId};
-use hookyard_shared::model::Event;
 use hookyard_shared::queue::{Batch, Consumer, Consumers, Most};
-use hookyard_shared::store::relay::{NewDelivery, NewStatus};
-use hookyard_shared::store::{StoreResult, is_refusal};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::Worker;
-use crate::deliver::Job;
-use crate::route::{destinations, route};
+use crate::persist::Intake;
 
 /// Events persisted together.
 const BATCH: Most = Most { messages: 500, bytes: 8 * 1024 * 1024 };
@@ -32,6 +24,11 @@ const PATIENCE: Duration = Duration::from_millis(250);
 /// Held this long while the store is away; then given back on purpose, before the broker's own time limit (30 min)
 /// would end the channel.
 const HOLD: Duration = Duration::from_secs(20 * 60);
+
+/// Between tries while the store does not take events.
+const AGAIN: Duration = Duration::from_millis(250);
+/// How long a queue is left to others after it brought events that this program cannot read.
+const STAND_BACK: Duration = Duration::from_secs(5);
 
 /// Consumes every queue, each in a task of its own, until `shutdown` fires.
 pub(crate) async fn run(worker: Worker, mut consumers: Consumers, tasks: TaskTracker, shutdown: CancellationToken) {
@@ -72,148 +69,42 @@ async fn one(worker: Worker, mut consumer: Box<dyn Consumer>, shutdown: Cancella
 /// Persists a batch, however long the store takes, then acknowledges it.
 async fn take(worker: &Worker, consumer: &mut dyn Consumer, batch: Batch, shutdown: &CancellationToken) {
     let Batch { messages, receipt } = batch;
-    let (events, undecodable) = decode(&messages);
+    let mut intake = Intake::decode(messages);
     // A guard that tests switch off, to see that the loss is found.
     fail::fail_point!("worker.acknowledge_before_persist", |_| ());
     worker.lanes.wait_for_room(PATIENCE).await;
     let started = Instant::now();
     let mut told = false;
-    loop {
-        match persist(worker, consumer.name(), &events, &undecodable).await {
-            Ok(()) => break,
-            Err(error) => {
-                metrics::counter!("hookyard_db_errors_total").increment(1);
-                if !told {
-                    told = true;
-                    tracing::warn!(queue = consumer.name(), error = %error, events = events.len(), "the store does not answer; events are held until it does");
-                }
-            }
+    while let Err(error) = intake.persist(worker, consumer.name()).await {
+        metrics::counter!("hookyard_db_errors_total").increment(1);
+        if !told {
+            told = true;
+            tracing::warn!(queue = consumer.name(), error = %error, events = intake.len(), "the store does not take events; they are held until it does");
         }
         if started.elapsed() > HOLD || shutdown.is_cancelled() {
-            tracing::warn!(queue = consumer.name(), events = events.len(), "events are given back to the queue");
+            tracing::warn!(queue = consumer.name(), events = intake.len(), "events are given back to the queue");
             consumer.release().await;
             return;
         }
-        tokio::select! { () = tokio::time::sleep(Duration::from_millis(250)) => {}, () = shutdown.cancelled() => {} }
+        tokio::select! { () = tokio::time::sleep(AGAIN) => {}, () = shutdown.cancelled() => {} }
     }
     fail::fail_point!("worker.after_persist", |_| std::process::abort());
     if told {
-        tracing::info!(queue = consumer.name(), "the store answers again");
+        tracing::info!(queue = consumer.name(), "the store takes events again");
     }
     metrics::histogram!("hookyard_persist_duration_seconds").record(started.elapsed());
+    if intake.newer > 0 {
+        tracing::error!(
+            queue = consumer.name(),
+            events = intake.newer,
+            "events of a newer hookyard are left in the queue; update this worker"
+        );
+        // Another worker may take the queue over meanwhile. What was persisted is recognised when it comes again.
+        consumer.release().await;
+        tokio::select! { () = tokio::time::sleep(STAND_BACK) => {}, () = shutdown.cancelled() => {} }
+        return;
+    }
     if let Err(error) = consumer.acknowledge(receipt).await {
         tracing::warn!(queue = consumer.name(), error = %error, "a batch could not be acknowledged; it will come again and be recognised");
     }
-}
-
-/// A message that is no event, and why.
-struct Undecodable {
-    payload: Bytes,
-    reason: String,
-}
-
-fn decode(messages: &[Bytes]) -> (Vec<Event>, Vec<Undecodable>) {
-    let mut events = Vec::with_capacity(messages.len());
-    let mut undecodable = Vec::new();
-    for message in messages {
-        match Event::decode(message.clone()) {
-            Ok(event) => events.push(event),
-            Err(error) => undecodable.push(Undecodable { payload: message.clone(), reason: error.to_string() }),
-        }
-    }
-    (events, undecodable)
-}
-
-async fn persist(worker: &Worker, queue: &str, events: &[Event], undecodable: &[Undecodable]) -> StoreResult<()> {
-    for message in undecodable {
-        park(worker, queue, &message.reason, &message.payload).await?;
-    }
-    match persist_events(worker, events).await {
-        // A value that the store refuses (not an outage): find the event that has it, keep it aside, go on with the rest.
-        Err(error) if is_refusal(&error) && events.len() == 1 => {
-            park(worker, queue, &error.to_string(), &events[0].encode()).await
-        }
-        Err(error) if is_refusal(&error) => {
-            for event in events {
-                Box::pin(persist(worker, queue, std::slice::from_ref(event), &[])).await?;
-            }
-            Ok(())
-        }
-        outcome => outcome,
-    }
-}
-
-async fn park(worker: &Worker, queue: &str, reason: &str, payload: &[u8]) -> StoreResult<()> {
-    worker.base.store.park(queue, reason, payload).await?;
-    metrics::counter!("hookyard_dead_letters_total").increment(1);
-    tracing::error!(queue, reason, "a message could not be persisted as an event; it is kept in parked_message");
-    Ok(())
-}
-
-async fn persist_events(worker: &Worker, events: &[Event]) -> StoreResult<()> {
-    if events.is_empty() {
-        return Ok(());
-    }
-    let Worker { base, lease, lanes } = worker;
-    let catalog = base.catalog.snapshot().clone();
-    lanes.ensure_slots(&destinations(&catalog, events)).await?;
-    let deliveries = route(&catalog, events, |destination| lanes.room(destination));
-    let owner = lease.id();
-    let new = base.store.persist(owner, events, &deliveries).await?;
-    let by_id: HashMap<EventId, Arc<Event>> =
-        events.iter().filter(|e| new.contains(&e.id)).map(|e| (e.id, Arc::new(e.clone()))).collect();
-    note_secrets(worker, by_id.values());
-    let started_ms = base.store.now_ms();
-    let mut waiting: Vec<DestinationId> = Vec::new();
-    let mut jobs = Vec::with_capacity(deliveries.len());
-    for delivery in deliveries {
-        let Some(event) = by_id.get(&delivery.event_id) else { continue };
-        match delivery.status {
-            NewStatus::Leased => jobs.push(job(&delivery, event, owner, started_ms)),
-            NewStatus::Pending => waiting.push(delivery.destination_id),
-            NewStatus::Held => {}
-        }
-    }
-    lanes.take(jobs);
-    lanes.more_due(waiting);
-    Ok(())
-}
-
-fn job(delivery: &NewDelivery, event: &Arc<Event>, owner: hookyard_shared::id::WorkerId, started_ms: i64) -> Job {
-    Job {
-        delivery_id: delivery.id,
-        event_id: delivery.event_id,
-        subscription_id: delivery.subscription_id,
-        destination_id: delivery.destination_id,
-        webhook_id: delivery.id.0,
-        number: 1,
-        failures: 0,
-        owner,
-        started_ms,
-        accepted_ms: event.received_ms,
-        event: Some(event.clone()),
-    }
-}
-
-/// Notes which secrets are in use, each at most once a minute.
-fn note_secrets<'a>(worker: &Worker, events: impl Iterator<Item = &'a Arc<Event>>) {
-    let mut latest: HashMap<uuid::Uuid, i64> = HashMap::new();
-    for event in events {
-        if let Some(secret) = event.verified_by {
-            let at = latest.entry(secret).or_default();
-            *at = (*at).max(event.received_ms);
-        }
-    }
-    let due = worker.lanes.secrets_to_note(latest);
-    if due.is_empty() {
-        return;
-    }
-    let store = worker.base.store.clone();
-    tokio::spawn(async move {
-        for (secret, at) in due {
-            if let Err(error) = store.touch_secret(secret, at).await {
-                tracing::debug!(error = %error, "the last use of a secret could not be noted");
-            }
-        }
-    });
 }

@@ -8,6 +8,8 @@ pub mod deliver;
 pub mod in_hand;
 pub mod lease;
 pub mod operations;
+mod parked;
+mod persist;
 pub mod record;
 pub mod retention;
 pub mod route;
@@ -60,6 +62,7 @@ pub async fn run(base: Base, consumers: Consumers, shutdown: CancellationToken) 
     let background = TaskTracker::new();
     background.spawn(lease::keep(worker.clone(), stop.clone()));
     background.spawn(schedule::run(worker.clone(), stop.clone()));
+    background.spawn(parked::run(worker.clone(), stop.clone()));
     background.spawn(retention::run(worker.clone(), stop.clone()));
     let consuming = TaskTracker::new();
     consuming.spawn(consume::run(worker.clone(), consumers, consuming.clone(), shutdown.clone()));

@@ -11,6 +11,8 @@ use crate::clock::Millis;
 use crate::id::{EventId, SourceId, WorkspaceId};
 
 const VERSION: u8 = 1;
+/// No version ever reaches this, so that text which somebody put into our queue is not taken for a newer message.
+const BEYOND_VERSIONS: u8 = 32;
 
 /// One accepted request.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,9 +46,12 @@ pub struct Event {
 /// Why a message is not an event.
 #[derive(Debug, thiserror::Error)]
 pub enum DecodeError {
-    /// It was written by a newer program.
+    /// It was written by a newer program, which can read it.
     #[error("the message has version {0}; this program reads version {VERSION}")]
     Version(u8),
+    /// It was not written by any version of this program.
+    #[error("the message does not begin like one of ours")]
+    Foreign,
     /// It is cut off.
     #[error("the message is shorter than it says")]
     Truncated,
@@ -109,8 +114,10 @@ impl Event {
     /// [`DecodeError`] when the message was not made by [`Event::encode`] of a known version.
     pub fn decode(mut message: Bytes) -> Result<Self, DecodeError> {
         let version = *message.first().ok_or(DecodeError::Truncated)?;
-        if version != VERSION {
-            return Err(DecodeError::Version(version));
+        match version {
+            VERSION => {}
+            0 | BEYOND_VERSIONS.. => return Err(DecodeError::Foreign),
+            newer => return Err(DecodeError::Version(newer)),
         }
         bytes::Buf::advance(&mut message, 1);
         let description = take_block(&mut message)?;
@@ -177,8 +184,12 @@ mod tests {
         for cut in 0..message.len() - event().body.len() {
             assert!(Event::decode(Bytes::copy_from_slice(&message[..cut])).is_err(), "cut at {cut}");
         }
-        let mut newer = message;
-        newer[0] = 9;
-        assert!(matches!(Event::decode(newer.into()), Err(DecodeError::Version(9))));
+        let mut other = message;
+        other[0] = 9;
+        assert!(matches!(Event::decode(other.clone().into()), Err(DecodeError::Version(9))));
+        for first in [0, b'{', 255] {
+            other[0] = first;
+            assert!(matches!(Event::decode(other.clone().into()), Err(DecodeError::Foreign)), "{first}");
+        }
     }
 }

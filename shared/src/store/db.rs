@@ -112,6 +112,14 @@ pub fn is_refusal(error: &sqlx::Error) -> bool {
     }
 }
 
+/// Whether a statement failed in a way that may be the fault of what it was given, and may also be the store's own:
+/// beyond a limit of the program (class 54), cancelled for taking too long (57014), an internal error (XX000);
+/// SQLITE_ERROR. What is lost or full (08, 53, 57P, 58, read-only) is an outage and not among them.
+pub fn is_suspect(error: &sqlx::Error) -> bool {
+    let Some(code) = error.as_database_error().and_then(|e| e.code()) else { return false };
+    code.starts_with("54") || matches!(code.as_ref(), "57014" | "XX000" | "1")
+}
+
 /// Declares a struct and how it is read from a row of either engine, column by field name.
 #[macro_export]
 macro_rules! row {

@@ -22,7 +22,7 @@ pub mod throttle;
 pub mod users;
 
 pub use catalog_rows::{DestinationRow, SecretRow, SourceRow, SubscriptionRow};
-pub use db::{CatalogChange, Db, SqlitePools, Tx, is_refusal, is_retryable, is_unique_violation};
+pub use db::{CatalogChange, Db, SqlitePools, Tx, is_refusal, is_retryable, is_suspect, is_unique_violation};
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -246,6 +246,11 @@ impl Stack {
         self.env.push((name.to_owned(), value.into()));
     }
 
+    /// The value of an environment variable that programs are started with.
+    pub fn setting(&self, name: &str) -> Option<&str> {
+        self.env.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+
     /// Removes an environment variable for programs started from now on.
     pub fn unset(&mut self, name: &str) {
         self.env.retain(|(old, _)| old != name);

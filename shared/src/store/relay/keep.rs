@@ -1,9 +1,12 @@
-//! What is kept for people to look at: refused requests, and what an inspector received.
+//! What is kept for people to look at: refused requests, what an inspector received, and messages that could not be
+//! persisted as events.
+
+use sha2::{Digest as _, Sha256};
 
 use crate::clock::Millis;
-use crate::id::{DeliveryId, DestinationId, InspectionId, RejectionId, SourceId, WorkspaceId};
-use crate::q;
+use crate::id::{DeliveryId, DestinationId, InspectionId, ParkedId, RejectionId, SourceId, WorkspaceId};
 use crate::store::Store;
+use crate::{q, row};
 
 /// A refused request.
 #[derive(Debug, Clone)]
@@ -49,6 +52,25 @@ pub struct NewInspection {
     pub headers: Vec<u8>,
     /// Body.
     pub body: Vec<u8>,
+}
+
+row! {
+    /// A message that could not be persisted as an event.
+    #[derive(Debug, Clone)]
+    pub struct Parked {
+        /// Its id.
+        parked_id: uuid::Uuid,
+        /// The queue that it came by.
+        queue: String,
+        /// Why.
+        reason: String,
+        /// Its length.
+        bytes: i64,
+        /// When it was parked.
+        received_ms: i64,
+        /// When somebody asked to try it again, until that was done.
+        retry_asked_ms: Option<i64>,
+    }
 }
 
 /// Inspections kept per destination.
@@ -127,5 +149,78 @@ impl Store {
             INSPECTIONS
         )?;
         Ok(())
+    }
+
+    /// Keeps a message that is no event, for a person to look at; once, however often it comes. Gives whether it is new.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn park(&self, queue: &str, reason: &str, payload: &[u8]) -> sqlx::Result<bool> {
+        let new = q!(
+            &self.db,
+            execute,
+            "INSERT INTO parked_message (parked_id, queue, reason, payload, digest, received_ms)
+             VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (digest) DO NOTHING",
+            ParkedId::new().0,
+            queue,
+            reason,
+            payload,
+            Sha256::digest(payload).to_vec(),
+            self.now_ms()
+        )?;
+        Ok(new > 0)
+    }
+
+    /// The oldest parked messages, without their content.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn parked(&self, limit: i64) -> sqlx::Result<Vec<Parked>> {
+        q!(
+            &self.db,
+            fetch_all as Parked,
+            "SELECT parked_id, queue, reason, CAST(length(payload) AS BIGINT) AS bytes, received_ms, retry_asked_ms
+             FROM parked_message ORDER BY parked_id LIMIT $1",
+            limit
+        )
+    }
+
+    /// Asks the workers to try a parked message again. Gives whether there is one with this id.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn ask_retry_of_parked(&self, id: ParkedId) -> sqlx::Result<bool> {
+        let text = "UPDATE parked_message SET retry_asked_ms = $2 WHERE parked_id = $1";
+        Ok(q!(&self.db, execute, text, id.0, self.now_ms())? > 0)
+    }
+
+    /// A parked message that is to be tried again, with its content.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn parked_to_retry(&self) -> sqlx::Result<Option<(ParkedId, Vec<u8>)>> {
+        let row = q!(
+            &self.db,
+            fetch_optional as (uuid::Uuid, Vec<u8>),
+            "SELECT parked_id, payload FROM parked_message WHERE retry_asked_ms IS NOT NULL ORDER BY retry_asked_ms LIMIT 1"
+        )?;
+        Ok(row.map(|(id, payload)| (ParkedId(id), payload)))
+    }
+
+    /// Leaves a message parked that was tried again in vain.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn park_again(&self, id: ParkedId, reason: &str) -> sqlx::Result<()> {
+        let text = "UPDATE parked_message SET retry_asked_ms = NULL, reason = $2 WHERE parked_id = $1";
+        q!(&self.db, execute, text, id.0, reason).map(|_| ())
+    }
+
+    /// Removes a parked message for good. Gives whether there was one with this id.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn drop_parked(&self, id: ParkedId) -> sqlx::Result<bool> {
+        Ok(q!(&self.db, execute, "DELETE FROM parked_message WHERE parked_id = $1", id.0)? > 0)
     }
 }

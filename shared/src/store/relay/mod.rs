@@ -10,7 +10,7 @@ mod retention;
 use super::sqlite::{placeholders, portions};
 
 pub use claim::{Claimed, Room, StoredEvent};
-pub use keep::{NewInspection, NewRejection};
+pub use keep::{NewInspection, NewRejection, Parked};
 pub use lease::{SlotWish, Slots};
 pub use persist::{NewDelivery, NewStatus};
 pub use record::{AttemptRecord, AttemptState, Next};

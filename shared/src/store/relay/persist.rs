@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use sqlx::{AssertSqlSafe, PgPool, Row as _, SqlSafeStr};
+use sqlx::{AssertSqlSafe, PgExecutor, Row as _, SqlSafeStr, SqliteConnection};
 use uuid::Uuid;
 
 use super::{placeholders, portions};
@@ -69,100 +69,107 @@ impl Store {
         deliveries: &[NewDelivery],
     ) -> sqlx::Result<HashSet<EventId>> {
         let now = self.now_ms();
-        match &self.db {
-            Db::Pg(pool) => persist_pg(pool, worker, events, deliveries, now).await,
-            Db::Sqlite(_) => self.persist_sqlite(worker, events, deliveries, now).await,
+        if let Db::Pg(pool) = &self.db {
+            return insert_pg(pool, worker, events, deliveries, now).await;
         }
-    }
-
-    async fn persist_sqlite(
-        &self,
-        worker: WorkerId,
-        events: &[Event],
-        deliveries: &[NewDelivery],
-        now: Millis,
-    ) -> sqlx::Result<HashSet<EventId>> {
-        let Tx::Sqlite(mut tx) = self.db.begin().await? else { return Ok(HashSet::new()) };
-        let mut new = HashSet::with_capacity(events.len());
-        for chunk in portions(events) {
-            let text = format!(
-                "INSERT INTO event (event_id, workspace_id, source_id, received_ms, method, path, query, headers, body,
-                 event_type, provider_event_id, verified_by) VALUES {} ON CONFLICT (event_id) DO NOTHING RETURNING event_id",
-                placeholders(chunk.len(), 12)
-            );
-            let mut query = sqlx::query(AssertSqlSafe(text).into_sql_str());
-            for event in chunk {
-                query = query
-                    .bind(event.id.0)
-                    .bind(event.workspace_id.0)
-                    .bind(event.source_id.0)
-                    .bind(event.received_ms)
-                    .bind(&event.method)
-                    .bind(&event.path)
-                    .bind(&event.query)
-                    .bind(&event.headers[..])
-                    .bind(&event.body[..])
-                    .bind(&event.event_type)
-                    .bind(&event.provider_event_id)
-                    .bind(event.verified_by);
-            }
-            for row in query.fetch_all(&mut *tx).await? {
-                new.insert(EventId(row.try_get(0)?));
-            }
-        }
-        let deliveries: Vec<&NewDelivery> = deliveries.iter().filter(|d| new.contains(&d.event_id)).collect();
-        for chunk in portions(&deliveries) {
-            let text = format!(
-                "INSERT INTO delivery (delivery_id, workspace_id, event_id, subscription_id, revision, destination_id, output,
-                 webhook_id, status, attempts, failures, next_attempt_ms, lease_owner, started_ms, created_ms) VALUES {}",
-                placeholders(chunk.len(), 15)
-            );
-            let mut query = sqlx::query(AssertSqlSafe(text).into_sql_str());
-            for d in chunk {
-                query = query
-                    .bind(d.id.0)
-                    .bind(d.workspace_id.0)
-                    .bind(d.event_id.0)
-                    .bind(d.subscription_id.0)
-                    .bind(d.revision)
-                    .bind(d.destination_id.0)
-                    .bind(0_i64)
-                    .bind(d.id.0)
-                    .bind(d.status_text())
-                    .bind(i64::from(d.leased()))
-                    .bind(0_i64)
-                    .bind((!d.leased()).then_some(now))
-                    .bind(d.leased().then_some(worker.0))
-                    .bind(d.leased().then_some(now))
-                    .bind(now);
-            }
-            query.execute(&mut *tx).await?;
-        }
+        let mut tx = self.db.begin().await?;
+        let new = insert(&mut tx, worker, events, deliveries, now).await?;
         tx.commit().await?;
         Ok(new)
     }
 
-    /// Keeps a message that is no event, for a person to look at.
+    /// Does what [`Store::persist`] does and takes it back: whether the store takes events at all.
     ///
     /// # Errors
-    /// When the store does not answer.
-    pub async fn park(&self, queue: &str, reason: &str, payload: &[u8]) -> sqlx::Result<()> {
-        crate::q!(
-            &self.db,
-            execute,
-            "INSERT INTO parked_message (parked_id, queue, reason, payload, received_ms) VALUES ($1, $2, $3, $4, $5)",
-            Uuid::now_v7(),
-            queue,
-            reason,
-            payload,
-            self.now_ms()
-        )?;
+    /// As [`Store::persist`].
+    pub async fn rehearse(&self, worker: WorkerId, events: &[Event], deliveries: &[NewDelivery]) -> sqlx::Result<()> {
+        let mut tx = self.db.begin().await?;
+        insert(&mut tx, worker, events, deliveries, self.now_ms()).await?;
+        // Dropping it rolls back.
         Ok(())
     }
 }
 
-async fn persist_pg(
-    pool: &PgPool,
+async fn insert(
+    tx: &mut Tx,
+    worker: WorkerId,
+    events: &[Event],
+    deliveries: &[NewDelivery],
+    now: Millis,
+) -> sqlx::Result<HashSet<EventId>> {
+    match tx {
+        Tx::Pg(tx) => insert_pg(&mut **tx, worker, events, deliveries, now).await,
+        Tx::Sqlite(tx) => insert_sqlite(tx, worker, events, deliveries, now).await,
+    }
+}
+
+async fn insert_sqlite(
+    tx: &mut SqliteConnection,
+    worker: WorkerId,
+    events: &[Event],
+    deliveries: &[NewDelivery],
+    now: Millis,
+) -> sqlx::Result<HashSet<EventId>> {
+    let mut new = HashSet::with_capacity(events.len());
+    for chunk in portions(events) {
+        let text = format!(
+            "INSERT INTO event (event_id, workspace_id, source_id, received_ms, method, path, query, headers, body,
+             event_type, provider_event_id, verified_by) VALUES {} ON CONFLICT (event_id) DO NOTHING RETURNING event_id",
+            placeholders(chunk.len(), 12)
+        );
+        let mut query = sqlx::query(AssertSqlSafe(text).into_sql_str());
+        for event in chunk {
+            query = query
+                .bind(event.id.0)
+                .bind(event.workspace_id.0)
+                .bind(event.source_id.0)
+                .bind(event.received_ms)
+                .bind(&event.method)
+                .bind(&event.path)
+                .bind(&event.query)
+                .bind(&event.headers[..])
+                .bind(&event.body[..])
+                .bind(&event.event_type)
+                .bind(&event.provider_event_id)
+                .bind(event.verified_by);
+        }
+        for row in query.fetch_all(&mut *tx).await? {
+            new.insert(EventId(row.try_get(0)?));
+        }
+    }
+    let deliveries: Vec<&NewDelivery> = deliveries.iter().filter(|d| new.contains(&d.event_id)).collect();
+    for chunk in portions(&deliveries) {
+        let text = format!(
+            "INSERT INTO delivery (delivery_id, workspace_id, event_id, subscription_id, revision, destination_id, output,
+             webhook_id, status, attempts, failures, next_attempt_ms, lease_owner, started_ms, created_ms) VALUES {}",
+            placeholders(chunk.len(), 15)
+        );
+        let mut query = sqlx::query(AssertSqlSafe(text).into_sql_str());
+        for d in chunk {
+            query = query
+                .bind(d.id.0)
+                .bind(d.workspace_id.0)
+                .bind(d.event_id.0)
+                .bind(d.subscription_id.0)
+                .bind(d.revision)
+                .bind(d.destination_id.0)
+                .bind(0_i64)
+                .bind(d.id.0)
+                .bind(d.status_text())
+                .bind(i64::from(d.leased()))
+                .bind(0_i64)
+                .bind((!d.leased()).then_some(now))
+                .bind(d.leased().then_some(worker.0))
+                .bind(d.leased().then_some(now))
+                .bind(now);
+        }
+        query.execute(&mut *tx).await?;
+    }
+    Ok(new)
+}
+
+async fn insert_pg(
+    executor: impl PgExecutor<'_>,
     worker: WorkerId,
     events: &[Event],
     deliveries: &[NewDelivery],
@@ -212,7 +219,7 @@ async fn persist_pg(
         .bind(deliveries.iter().map(NewDelivery::status_text).collect::<Vec<_>>())
         .bind(worker.0)
         .bind(now)
-        .fetch_all(pool)
+        .fetch_all(executor)
         .await?;
     Ok(rows.into_iter().map(|(id,)| EventId(id)).collect())
 }
