@@ -8,7 +8,7 @@ mod common;
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::{Relay, SOON, connect, settings, stranger};
+use common::{Relay, SOON, connect, settings, settle, stranger};
 use hookyard_testkit::{
     Answer, Check, Ledger, Nemesis, Profile, Scheme, Sender, Sink, Stack, StackBuilder, rabbit, wait_until,
 };
@@ -292,14 +292,41 @@ async fn kill_broker_and_senders_get_503_at_once_until_it_is_back() {
 #[tokio::test(flavor = "multi_thread")]
 async fn kill_nobody_while_the_broker_is_frozen_and_no_answer_takes_longer_than_2_5_s() {
     let mut bench = Bench::start(Stack::builder(Profile::Distributed).private_rabbit()).await;
+    // What arrives here goes nowhere else: it is not in the ledger.
+    let secret = Scheme::Github.new_secret();
+    let account = bench.stack.account().await.unwrap();
+    let aside = account.create_source("github", Some(&secret), serde_json::json!({})).await.unwrap();
+    settle().await;
     bench.stack.rabbit().unwrap().freeze().unwrap();
     let sender = bench.sender().retry(1, Duration::ZERO);
     let ledger = sender.ledger();
     sender.send(64).await;
-    let slowest = ledger.slowest();
-    bench.stack.rabbit().unwrap().thaw().unwrap();
     assert_eq!(ledger.acknowledged(), 0);
+    // The first ones waited; since then it is known, and nobody waits but for one message a second.
+    let door = stranger(&bench.stack);
+    assert_eq!(door.get("/readyz").await.unwrap().status, 503);
+    let body = br#"{"n":1}"#;
+    let headers = Scheme::Github.headers(&secret, "1", 0, body);
+    let path = format!("/in/{}", aside.url.rsplit('/').next().unwrap());
+    let (mut waited, mut stalled) = (0, 0);
+    for _ in 0..100 {
+        let reply =
+            door.send(http::Method::POST, &path, headers.clone(), bytes::Bytes::from_static(body)).await.unwrap();
+        assert_eq!((reply.status.as_u16(), reply.header("retry-after").is_some()), (503, true));
+        match reply.json().unwrap()["code"].as_str() {
+            Some("timeout") => waited += 1,
+            Some("stalled") => stalled += 1,
+            Some("closed") => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(waited <= 5 && stalled > waited, "{waited} of 100 waited, {stalled} were told at once");
+    let slowest = ledger.slowest();
     assert!(slowest < Duration::from_millis(3_000), "an answer took {slowest:?}");
+    bench.stack.rabbit().unwrap().thaw().unwrap();
+    // By itself: nobody sends anything meanwhile.
+    let ready = async || door.get("/readyz").await.is_ok_and(|reply| reply.status == 200);
+    wait_until("the ingress is ready again", SOON, ready).await.unwrap();
     let sender = bench.sender().with_ledger(ledger.clone());
     sender.send(50).await;
     bench.judge("broker frozen", &ledger, 0, 10).await;

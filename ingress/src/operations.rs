@@ -48,6 +48,7 @@ fn render(state: &AppState) -> Response {
 async fn ready(State(state): State<AppState>) -> Response {
     let queue = match state.publisher.health() {
         Health::Up => Ok("events can be made durable"),
+        Health::Stalled => Err("the broker does not confirm messages"),
         Health::Blocked => Err("the broker reported a memory or disk alarm"),
         Health::Down => Err("the broker cannot be reached"),
         Health::Failed => Err("the queue's disk failed; restart on a healthy disk"),

@@ -14,7 +14,7 @@ use hookyard_shared::catalog::Source;
 use hookyard_shared::clock::Millis;
 use hookyard_shared::id::EventId;
 use hookyard_shared::model::{Event, headers};
-use hookyard_shared::queue::{Health, Message, PublishError};
+use hookyard_shared::queue::{Message, PublishError};
 use hookyard_shared::verify::{Received, Verified, Verifier};
 
 use super::answer::{Refused, accepted};
@@ -100,11 +100,9 @@ fn before_reading<'a>(state: &AppState, source: &'a Source, parts: &Parts) -> Re
     if state.door.disk_low() {
         return Err(Refused::unavailable("disk_low", "free space is below HOOKYARD_MIN_FREE_DISK"));
     }
-    match state.publisher.health() {
-        Health::Up => {}
-        // Known to fail: say so at once instead of after a timeout. A local spool would take over here.
-        Health::Blocked => return Err(undurable(&PublishError::Blocked)),
-        Health::Down | Health::Failed => return Err(undurable(&PublishError::Closed)),
+    // Known to fail: say so at once instead of after a timeout. A local spool would take over here.
+    if let Some(error) = state.publisher.refusal() {
+        return Err(undurable(&error));
     }
     // A loop through our own destinations ends here.
     if hops(parts) > MAX_HOPS {

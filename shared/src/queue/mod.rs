@@ -41,6 +41,9 @@ pub enum PublishError {
     /// There is no connection.
     #[error("the queue cannot be reached")]
     Closed,
+    /// The broker stands and has stopped to confirm.
+    #[error("the broker does not confirm messages")]
+    Stalled,
     /// The broker has raised an alarm (memory or disk) and takes no messages.
     #[error("the broker takes no messages: it reported a memory or disk alarm")]
     Blocked,
@@ -63,6 +66,7 @@ impl PublishError {
             Self::Timeout => "timeout",
             Self::Returned => "returned",
             Self::Closed => "closed",
+            Self::Stalled => "stalled",
             Self::Blocked => "blocked",
             Self::TooLarge => "too_large",
             Self::Overloaded => "overloaded",
@@ -87,12 +91,26 @@ pub enum QueueError {
 pub enum Health {
     /// Yes.
     Up,
+    /// There is a connection, and nothing is confirmed on it.
+    Stalled,
     /// The broker takes no messages because of an alarm.
     Blocked,
     /// No connection.
     Down,
     /// The disk failed; only a restart on a healthy disk helps.
     Failed,
+}
+
+impl Health {
+    /// What a message would be answered in this state, if that is known.
+    pub fn refusal(self) -> Option<PublishError> {
+        match self {
+            Self::Up => None,
+            Self::Stalled => Some(PublishError::Stalled),
+            Self::Blocked => Some(PublishError::Blocked),
+            Self::Down | Self::Failed => Some(PublishError::Closed),
+        }
+    }
 }
 
 /// The side that makes messages durable.
@@ -103,6 +121,11 @@ pub trait Publisher: Send + Sync {
 
     /// Whether a message could be made durable right now.
     fn health(&self) -> Health;
+
+    /// What [`Publisher::publish`] would answer right now without trying, if that is known.
+    fn refusal(&self) -> Option<PublishError> {
+        self.health().refusal()
+    }
 }
 
 /// How much a batch may hold.

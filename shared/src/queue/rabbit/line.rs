@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
 use backon::BackoffBuilder as _;
@@ -13,9 +13,13 @@ use lapin::{Channel, Connection, Event};
 use tokio::sync::Notify;
 
 use super::RabbitConfig;
+use super::stall::{Mark, Stall};
 
 /// Channels that many messages share: one is a bottleneck, four measured best.
 const CHANNELS: usize = 4;
+
+/// After this time without confirms another connection is tried: no traffic may be left to show that the broker is back.
+const STALLED: Duration = Duration::from_secs(30);
 
 /// What a line carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +46,8 @@ pub(super) struct Link {
     channels: Channels,
     /// Wakes the supervisor: a publish found this link, and no later one, broken.
     broken: Notify,
+    stall: Stall,
+    opened: Instant,
 }
 
 enum Channels {
@@ -69,7 +75,7 @@ impl Link {
             }
             Load::Large => Channels::Own(Mutex::new(channels)),
         };
-        Ok(Self { connection, channels, broken: Notify::new() })
+        Ok(Self { connection, channels, broken: Notify::new(), stall: Stall::default(), opened: Instant::now() })
     }
 
     /// A channel to publish on. Hand it back with [`Link::done`] once its message is confirmed.
@@ -105,6 +111,46 @@ impl Link {
     /// Has the link replaced; the next one declares the queues again.
     pub(super) fn replace(&self) {
         self.broken.notify_one();
+    }
+
+    /// How many answers there were so far, for [`Link::missed`].
+    pub(super) fn mark(&self) -> Mark {
+        self.stall.mark()
+    }
+
+    /// The broker answered a message.
+    pub(super) fn answered(&self) {
+        if self.stall.answered() {
+            tracing::info!("the broker confirms again");
+        }
+    }
+
+    /// The broker did not answer a message in time.
+    pub(super) fn missed(&self, mark: Mark) {
+        if self.stall.missed(mark, self.now_ms()) {
+            tracing::warn!(
+                "the broker does not confirm; senders get 503 at once until it does. One message a second is tried"
+            );
+        }
+    }
+
+    /// Whether confirms stay away.
+    pub(super) fn is_stalled(&self) -> bool {
+        self.stall.is_stalled()
+    }
+
+    /// Whether a message would be let through.
+    pub(super) fn lets_through(&self) -> bool {
+        !self.is_stalled() || self.stall.lets_through(self.now_ms())
+    }
+
+    /// Lets a message through; while confirms stay away only one a second.
+    pub(super) fn let_through(&self) -> bool {
+        !self.is_stalled() || self.stall.let_through(self.now_ms())
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
     fn whole(&self) -> bool {
@@ -243,6 +289,8 @@ async fn watch(line: &Line, link: &Link, events: impl futures::Stream<Item = Eve
             () = link.broken.notified() => return "a publish failed",
             _ = check.tick() => if !link.whole() {
                 return "connection or channel closed";
+            } else if link.stall.lasts(link.now_ms()) > STALLED {
+                return "no confirms";
             },
         }
     }

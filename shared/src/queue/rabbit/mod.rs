@@ -8,6 +8,7 @@ mod consumer;
 mod layout;
 mod line;
 mod publisher;
+mod stall;
 
 use std::ops::Range;
 use std::time::Duration;

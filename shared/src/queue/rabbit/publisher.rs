@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use lapin::options::BasicPublishOptions;
 use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
 use lapin::types::ShortString;
-use lapin::{BasicProperties, Confirmation, ErrorKind};
+use lapin::{BasicProperties, Channel, Confirmation, ErrorKind, PublisherConfirm};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout_at};
 
@@ -55,6 +55,9 @@ impl RabbitPublisher {
             return Err(PublishError::Blocked);
         }
         let link = line.link().ok_or(PublishError::Closed)?;
+        if !link.let_through() {
+            return Err(PublishError::Stalled);
+        }
         let permit = self.shared.in_flight.try_acquire().map_err(|_| PublishError::Overloaded)?;
         let queue = self.shared.config.partition_of(message.key);
         send(&link, &queue, &message.payload, permit, deadline).await
@@ -67,6 +70,9 @@ impl RabbitPublisher {
         }
         // This connection may just be replaced while the other one, which speaks for the queue's health, stands.
         let link = timeout_at(deadline, line.linked()).await.map_err(|_| PublishError::Closed)?;
+        if !link.let_through() {
+            return Err(PublishError::Stalled);
+        }
         let permit = timeout_at(deadline, self.shared.in_flight_large.acquire()).await;
         let permit = permit.map_err(|_| PublishError::Overloaded)?.map_err(|_| PublishError::Closed)?;
         send(&link, &self.shared.config.large(), &message.payload, permit, deadline).await
@@ -87,50 +93,83 @@ impl Publisher for RabbitPublisher {
     fn health(&self) -> Health {
         match self.shared.small.link() {
             Some(_) if self.shared.small.blocked() => Health::Blocked,
+            Some(link) if link.is_stalled() => Health::Stalled,
             Some(_) => Health::Up,
             None => Health::Down,
+        }
+    }
+
+    fn refusal(&self) -> Option<PublishError> {
+        match self.health().refusal() {
+            // Now and then a message is let through, to see.
+            Some(PublishError::Stalled) if self.shared.small.link().is_some_and(|link| link.lets_through()) => None,
+            refusal => refusal,
         }
     }
 }
 
 /// Publishes on a channel of `link` and waits for the confirm.
 async fn send(
-    link: &Link,
+    link: &Arc<Link>,
     queue: &str,
     payload: &[u8],
     _permit: SemaphorePermit<'_>,
     deadline: Instant,
 ) -> Result<(), PublishError> {
-    let sending = async {
-        let channel = link.channel().await?;
-        let confirm = channel
-            .basic_publish(
-                ShortString::default(),
-                ShortString::from(queue),
-                // Without `mandatory` a message that no queue takes is confirmed all the same.
-                BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() },
-                payload,
-                BasicProperties::default().with_delivery_mode(PERSISTENT),
-            )
-            .await?;
-        let confirmation = confirm.await?;
-        link.done(channel);
-        Ok(confirmation)
+    let mark = link.mark();
+    let (channel, mut confirm) = match timeout_at(deadline, hand_over(link, queue, payload)).await {
+        Ok(handed) => handed.map_err(|error| lost(link, &error))?,
+        Err(_) => {
+            link.missed(mark);
+            return Err(PublishError::Timeout);
+        }
     };
-    match timeout_at(deadline, sending).await {
-        Err(_) => Err(PublishError::Timeout),
-        Ok(Ok(Confirmation::Ack(None))) => Ok(()),
-        Ok(Ok(Confirmation::Ack(Some(_)) | Confirmation::Nack(Some(_)))) => {
+    match timeout_at(deadline, &mut confirm).await {
+        Ok(answer) => conclude(link, channel, answer),
+        Err(_) => {
+            link.missed(mark);
+            let link = link.clone();
+            // Too late for its sender, but it shows that the broker is back.
+            tokio::spawn(async move { conclude(&link, channel, confirm.await).ok() });
+            Err(PublishError::Timeout)
+        }
+    }
+}
+
+async fn hand_over(link: &Link, queue: &str, payload: &[u8]) -> lapin::Result<(Channel, PublisherConfirm)> {
+    let channel = link.channel().await?;
+    let confirm = channel
+        .basic_publish(
+            ShortString::default(),
+            ShortString::from(queue),
+            // Without `mandatory` a message that no queue takes is confirmed all the same.
+            BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() },
+            payload,
+            BasicProperties::default().with_delivery_mode(PERSISTENT),
+        )
+        .await?;
+    Ok((channel, confirm))
+}
+
+/// What the broker's answer, or its absence for good, says.
+fn conclude(link: &Link, channel: Channel, answer: lapin::Result<Confirmation>) -> Result<(), PublishError> {
+    let confirmation = answer.map_err(|error| lost(link, &error))?;
+    link.answered();
+    link.done(channel);
+    match confirmation {
+        Confirmation::Ack(None) => Ok(()),
+        Confirmation::Ack(Some(_)) | Confirmation::Nack(Some(_)) => {
             // The queue is gone: a new link declares it again.
             link.replace();
             Err(PublishError::Returned)
         }
-        Ok(Ok(Confirmation::Nack(None) | Confirmation::NotRequested)) => Err(PublishError::Nack),
-        Ok(Err(error)) => {
-            link.failed();
-            Err(failure(&error))
-        }
+        Confirmation::Nack(None) | Confirmation::NotRequested => Err(PublishError::Nack),
     }
+}
+
+fn lost(link: &Link, error: &lapin::Error) -> PublishError {
+    link.failed();
+    failure(error)
 }
 
 fn failure(error: &lapin::Error) -> PublishError {
