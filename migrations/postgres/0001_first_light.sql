@@ -85,6 +85,14 @@ CREATE TABLE idempotency (
 );
 CREATE INDEX idempotency_by_age ON idempotency (created_ms);
 
+-- One row: counts the changes of sources, destinations and subscriptions, in the order of their commits. Who changes any
+-- of them raises it last in the same transaction.
+CREATE TABLE catalog_version (
+    only_row BOOLEAN PRIMARY KEY CHECK (only_row),
+    version  BIGINT NOT NULL
+);
+INSERT INTO catalog_version (only_row, version) VALUES (TRUE, 1);
+
 CREATE TABLE source (
     source_id       UUID PRIMARY KEY,
     workspace_id    UUID NOT NULL REFERENCES workspace ON DELETE CASCADE,

@@ -11,8 +11,10 @@ use hookyard_shared::id::{
 };
 use hookyard_shared::model::Event;
 use hookyard_shared::q;
-use hookyard_shared::store::relay::{AttemptRecord, AttemptState, NewDelivery, NewStatus, Next, Room, SlotWish};
-use hookyard_shared::store::{Store, StoreLocation};
+use hookyard_shared::store::relay::{
+    AttemptRecord, AttemptState, NewDelivery, NewStatus, Next, Persisted, Room, SlotWish,
+};
+use hookyard_shared::store::{CatalogChange, Store, StoreLocation};
 use hookyard_testkit::shared_postgres;
 
 /// A store with one workspace and one destination of concurrency 3.
@@ -171,6 +173,39 @@ async fn an_event_that_comes_twice_is_persisted_once(bench: Bench) {
     assert_eq!(stored, [events[3].clone()]);
 }
 
+async fn a_batch_routed_before_a_change_is_not_written(bench: Bench) {
+    let worker = bench.worker().await;
+    let events = bench.events(3);
+    let deliveries = bench.deliveries(&events, NewStatus::Leased);
+    let routed_by = bench.store.catalog_version().await.unwrap();
+    let change = [CatalogChange::Destination(bench.destination)];
+    let tx = bench.store.db.begin().await.unwrap();
+    bench.store.commit_changes(tx, &change).await.unwrap();
+    let version = bench.store.catalog_version().await.unwrap();
+    assert_eq!(version, routed_by + 1);
+    let late = bench.store.persist_routed(worker, &events, &deliveries, routed_by).await.unwrap();
+    assert_eq!(late, Persisted::Stale { version });
+    assert!(bench.store.load_events(&[events[0].id], 1000).await.unwrap().is_empty(), "nothing is written");
+    assert!(bench.store.leased_to(worker).await.unwrap().is_empty());
+    let again = bench.store.persist_routed(worker, &events, &deliveries, version).await.unwrap();
+    assert_eq!(again, Persisted::New(events.iter().map(|e| e.id).collect()));
+    let known = bench.store.persist_routed(worker, &events, &deliveries, version).await.unwrap();
+    assert_eq!(known, Persisted::New(HashSet::new()), "known events are no sign of a change");
+}
+
+async fn changes_made_at_once_are_all_counted(bench: Bench) {
+    let before = bench.store.catalog_version().await.unwrap();
+    let changes = (0..20).map(|_| async {
+        let tx = bench.store.db.begin().await?;
+        bench.store.commit_changes(tx, &[CatalogChange::Destination(DestinationId::new())]).await
+    });
+    for outcome in futures::future::join_all(changes).await {
+        outcome.unwrap();
+    }
+    assert_eq!(bench.store.catalog_version().await.unwrap(), before + 20);
+    assert_eq!(bench.store.own_catalog_version(), before + 20);
+}
+
 async fn due_deliveries_are_claimed_by_one_worker_each(bench: Bench) {
     let (one, two) = (bench.worker().await, bench.worker().await);
     bench.persist(one, 40, NewStatus::Pending).await;
@@ -304,6 +339,8 @@ macro_rules! on_both {
 
 on_both! {
     an_event_that_comes_twice_is_persisted_once
+    a_batch_routed_before_a_change_is_not_written
+    changes_made_at_once_are_all_counted
     due_deliveries_are_claimed_by_one_worker_each
     an_outcome_decides_once_and_a_retry_is_due_by_the_stores_clock
     a_dead_workers_deliveries_are_taken_over_and_its_late_outcome_is_superseded

@@ -6,8 +6,6 @@
 
 use sqlx::{PgPool, SqlitePool};
 
-use crate::id::{DestinationId, SourceId, SubscriptionId};
-
 /// SQLite's two doors: any number of readers, and the one connection that writes.
 ///
 /// A single writing connection is what SQLite has in any case; making it explicit turns lock contention
@@ -35,17 +33,6 @@ pub enum Tx {
     Sqlite(sqlx::SqliteTransaction<'static>),
     /// An ordinary transaction.
     Pg(sqlx::PgTransaction<'static>),
-}
-
-/// What changed in the configuration, so that every process can reload just that.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum CatalogChange {
-    /// A source or one of its secrets.
-    Source(SourceId),
-    /// A destination.
-    Destination(DestinationId),
-    /// A subscription.
-    Subscription(SubscriptionId),
 }
 
 impl Db {

@@ -147,7 +147,9 @@ impl Store {
             changed.inspector_delay_ms,
             self.now_ms()
         )?;
-        self.commit_changes(tx, &[CatalogChange::Destination(changed.destination_id.into())]).await?;
+        if updated.is_some() {
+            self.commit_changes(tx, &[CatalogChange::Destination(changed.destination_id.into())]).await?;
+        }
         Ok(updated)
     }
 

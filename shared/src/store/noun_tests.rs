@@ -199,7 +199,8 @@ async fn a_change_of_a_source_needs_the_version_that_was_read_and_is_announced()
         let foreign = Source { workspace_id: store.other.0, ..saved.clone() };
         assert_eq!(store.update_source(&foreign).await.unwrap(), None);
         if matches!(store.db, super::Db::Sqlite(_)) {
-            assert_eq!(changes.try_recv(), Ok(CatalogChange::Source(SourceId(source.source_id))));
+            let told = changes.try_recv().unwrap();
+            assert_eq!(told.changes[..], [CatalogChange::Source(SourceId(source.source_id))]);
         }
     }
 }

@@ -211,7 +211,9 @@ impl Store {
             &source.response_body,
             self.now_ms()
         )?;
-        self.commit_changes(tx, &[CatalogChange::Source(source.source_id.into())]).await?;
+        if updated.is_some() {
+            self.commit_changes(tx, &[CatalogChange::Source(source.source_id.into())]).await?;
+        }
         Ok(updated)
     }
 

@@ -12,5 +12,5 @@ use super::sqlite::{placeholders, portions};
 pub use claim::{Claimed, Room, StoredEvent};
 pub use keep::{NewInspection, NewRejection};
 pub use lease::{SlotWish, Slots};
-pub use persist::{NewDelivery, NewStatus};
+pub use persist::{NewDelivery, NewStatus, Persisted};
 pub use record::{AttemptRecord, AttemptState, Next};
