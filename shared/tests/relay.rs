@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on should panic")]
 
 use std::collections::HashSet;
+#[cfg(feature = "failpoints")]
+use std::time::Duration;
 
 use hookyard_shared::clock::Clock;
 use hookyard_shared::id::{
@@ -315,6 +317,32 @@ async fn age_removes_what_is_settled_and_keeps_what_is_not(bench: Bench) {
     .unwrap();
     assert_eq!(counts, (1, 1, 0));
     assert_eq!(bench.row(waiting[0].id).await.0, "pending");
+}
+
+/// After a failed fsync nothing says what is on disk, not even a later commit that succeeds.
+#[cfg(feature = "failpoints")]
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_failed_commit_the_sqlite_store_takes_nothing_more() {
+    let bench = Bench::sqlite().await;
+    let events = bench.events(1);
+    fail::cfg("store.commit", "1*return").unwrap();
+    assert!(bench.store.persist(WorkerId::new(), &events, &[]).await.is_err());
+    assert!(bench.store.disk_failed());
+    assert!(bench.store.persist(WorkerId::new(), &events, &[]).await.is_err(), "in a transaction");
+    assert!(bench.store.register_worker(WorkerId::new(), "late", 1).await.is_err(), "or by itself");
+    assert!(bench.store.load_events(&[events[0].id], 1000).await.unwrap().is_empty());
+}
+
+#[cfg(feature = "failpoints")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_checkpoint_of_the_sqlite_store_is_a_failed_disk() {
+    fail::cfg("sqlite.checkpoint", "return").unwrap();
+    let bench = Bench::sqlite().await;
+    let events: Vec<Event> =
+        bench.events(20).into_iter().map(|event| Event { body: vec![0; 1 << 20].into(), ..event }).collect();
+    bench.store.persist(WorkerId::new(), &events, &[]).await.unwrap();
+    let failed = async || bench.store.disk_failed();
+    hookyard_testkit::wait_until("the checkpoint was tried", Duration::from_secs(20), failed).await.unwrap();
 }
 
 /// Each promise, on each engine.

@@ -18,13 +18,15 @@ pub mod sessions;
 pub mod settings;
 pub mod sources;
 pub mod sqlite;
+mod sqlite_file;
 pub mod subscriptions;
 pub mod throttle;
 pub mod users;
 
 pub use catalog_rows::{DestinationRow, SecretRow, SourceRow, SubscriptionRow};
 pub use changes::{CatalogChange, CatalogNotice};
-pub use db::{Db, SqlitePools, Tx, is_refusal, is_retryable, is_unique_violation};
+pub use db::{Db, SqlitePools, Tx, is_io_error, is_refusal, is_retryable, is_unique_violation};
+pub use sqlite_file::{FileState, SqliteTx};
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
@@ -104,6 +106,19 @@ impl Store {
     /// When the store does not answer.
     pub async fn pending_migrations(&self) -> sqlx::Result<usize> {
         migrate::pending(&self.db).await
+    }
+
+    /// Whether the disk under the store failed (SQLite): nothing is written any more.
+    pub fn disk_failed(&self) -> bool {
+        matches!(&self.db, Db::Sqlite(pools) if pools.file.failed())
+    }
+
+    /// Bytes inside the store's file that are free to be used again (SQLite); as of a few seconds ago.
+    pub fn free_bytes(&self) -> u64 {
+        match &self.db {
+            Db::Sqlite(pools) => pools.file.free_bytes(),
+            Db::Pg(_) => 0,
+        }
     }
 
     /// Unix milliseconds by the application's clock: for everything but leases and due times.
