@@ -169,6 +169,13 @@ CREATE TABLE subscription_revision (
     PRIMARY KEY (subscription_id, revision)
 );
 
+-- Subscriptions that are gone, for an hour: attempts that were under way for them may come back to wait.
+CREATE TABLE removed_subscription (
+    subscription_id UUID PRIMARY KEY,
+    destination_id  UUID NOT NULL,
+    removed_ms      BIGINT NOT NULL
+);
+
 -- Events, deliveries and attempts carry no foreign keys: they are written in bulk and removed by age.
 -- Every key begins with a UUIDv7, so each table can be partitioned by range of its own key.
 CREATE TABLE event (

@@ -163,6 +163,13 @@ CREATE TABLE subscription_revision (
     PRIMARY KEY (subscription_id, revision)
 ) STRICT;
 
+-- Subscriptions that are gone, for an hour: attempts that were under way for them may come back to wait.
+CREATE TABLE removed_subscription (
+    subscription_id BLOB PRIMARY KEY,
+    destination_id  BLOB NOT NULL,
+    removed_ms      INTEGER NOT NULL
+) STRICT;
+
 -- Events, deliveries and attempts carry no foreign keys: they are written in bulk and removed by age.
 -- Every key begins with a UUIDv7, so each table can be partitioned by range of its own key.
 CREATE TABLE event (

@@ -4,7 +4,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on should panic")]
 
 use std::collections::HashSet;
-#[cfg(feature = "failpoints")]
 use std::time::Duration;
 
 use hookyard_shared::clock::Clock;
@@ -16,7 +15,7 @@ use hookyard_shared::q;
 use hookyard_shared::store::relay::{
     AttemptRecord, AttemptState, NewDelivery, NewStatus, Next, Persisted, Room, SlotWish,
 };
-use hookyard_shared::store::{CatalogChange, Store, StoreLocation};
+use hookyard_shared::store::{CatalogChange, Db, Store, StoreLocation};
 use hookyard_testkit::shared_postgres;
 
 /// A store with one workspace and one destination of concurrency 3.
@@ -131,6 +130,17 @@ impl Bench {
             delivery.0
         )
         .unwrap()
+    }
+
+    async fn enable(&self, enabled: bool) {
+        q!(
+            &self.store.db,
+            execute,
+            "UPDATE destination SET enabled = $2 WHERE destination_id = $1",
+            self.destination.0,
+            enabled
+        )
+        .unwrap();
     }
 
     fn room(&self, room: i64) -> [Room; 1] {
@@ -319,6 +329,65 @@ async fn age_removes_what_is_settled_and_keeps_what_is_not(bench: Bench) {
     assert_eq!(bench.row(waiting[0].id).await.0, "pending");
 }
 
+async fn what_waits_follows_its_destination(bench: Bench) {
+    let worker = bench.worker().await;
+    let held = bench.persist(worker, 3, NewStatus::Held).await;
+    let leased = bench.persist(worker, 1, NewStatus::Leased).await;
+    assert!(!bench.store.settle_waiting().await.unwrap(), "that was all");
+    for delivery in &held {
+        assert_eq!(bench.row(delivery.id).await.0, "pending");
+    }
+    bench.enable(false).await;
+    bench.store.settle_waiting().await.unwrap();
+    for delivery in &held {
+        assert_eq!(bench.row(delivery.id).await.0, "held");
+    }
+    assert_eq!(bench.row(leased[0].id).await.0, "leased", "what is under way is let be");
+}
+
+async fn what_waits_is_settled_in_portions(bench: Bench) {
+    let worker = bench.worker().await;
+    bench.persist(worker, 1_200, NewStatus::Pending).await;
+    bench.enable(false).await;
+    assert!(bench.store.settle_waiting().await.unwrap(), "there is more");
+    assert!(!bench.store.settle_waiting().await.unwrap());
+    assert!(bench.store.due_destinations(&[bench.destination]).await.unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_worker_at_a_time_tidies_postgres() {
+    let bench = Bench::postgres().await;
+    let held = bench.persist(bench.worker().await, 1, NewStatus::Held).await;
+    let Db::Pg(pool) = &bench.store.db else { panic!("not Postgres") };
+    let mut busy = pool.begin().await.unwrap();
+    sqlx::query("SELECT pg_advisory_xact_lock(x'686f6f6b74696479'::bigint)").execute(&mut *busy).await.unwrap();
+    assert!(!bench.store.settle_waiting().await.unwrap());
+    assert_eq!(bench.row(held[0].id).await.0, "held", "another worker is at it");
+    drop(busy);
+    let settled = async || bench.store.settle_waiting().await.is_ok() && bench.row(held[0].id).await.0 == "pending";
+    hookyard_testkit::wait_until("it is this worker's turn", Duration::from_secs(20), settled).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_sent_again_at_this_moment_is_not_removed_by_age() {
+    let bench = Bench::postgres().await;
+    let worker = bench.worker().await;
+    let settled = bench.persist(worker, 2, NewStatus::Leased).await;
+    let records: Vec<_> = settled.iter().map(|d| record(d.id, 1, Next::Failed)).collect();
+    bench.store.record(worker, &records).await.unwrap();
+    let Db::Pg(pool) = &bench.store.db else { panic!("not Postgres") };
+    let mut person = pool.begin().await.unwrap();
+    let again = "UPDATE delivery SET status = 'pending', next_attempt_ms = 0 WHERE delivery_id = $1";
+    sqlx::query(again).bind(settled[0].id.0).execute(&mut *person).await.unwrap();
+    let later = bench.store.now_ms() + 1000;
+    bench.store.remove_expired(later, later).await.unwrap();
+    person.commit().await.unwrap();
+    assert_eq!(bench.row(settled[0].id).await.0, "pending");
+    assert_eq!(bench.attempts(settled[0].id).await.len(), 1, "with its attempts");
+    assert!(bench.attempts(settled[1].id).await.is_empty());
+    assert_eq!(bench.store.load_events(&[settled[0].event_id], 1000).await.unwrap().len(), 1, "and its event");
+}
+
 /// After a failed fsync nothing says what is on disk, not even a later commit that succeeds.
 #[cfg(feature = "failpoints")]
 #[tokio::test(flavor = "multi_thread")]
@@ -376,4 +445,6 @@ on_both! {
     slots_hold_a_destinations_limit_over_all_workers
     what_was_leased_but_not_begun_goes_back_without_a_trace
     age_removes_what_is_settled_and_keeps_what_is_not
+    what_waits_follows_its_destination
+    what_waits_is_settled_in_portions
 }

@@ -6,6 +6,7 @@ mod lease;
 mod persist;
 mod record;
 mod retention;
+mod tidy;
 
 use super::sqlite::{placeholders, portions};
 
