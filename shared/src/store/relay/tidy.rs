@@ -37,16 +37,16 @@ impl Store {
         let now = self.store_now_ms().await?;
         let Some(mut tx) = self.begin_tidying().await? else { return Ok(false) };
         // A join would let Postgres read everything that waits; LATERAL probes the partial index per destination, as the
-        // order of a CROSS JOIN does in SQLite.
+        // order of a CROSS JOIN does in SQLite. And an IN might be answered by a hash of all deliveries; ANY never is.
         let released = q!(
             tx &mut tx,
             execute,
             {pg: "UPDATE delivery SET status = 'pending', next_attempt_ms = coalesce(next_attempt_ms, $1)
-                  WHERE delivery_id IN (
+                  WHERE delivery_id = ANY(ARRAY(
                     SELECT d.delivery_id FROM destination AS t CROSS JOIN LATERAL (
                         SELECT delivery_id FROM delivery WHERE destination_id = t.destination_id AND status = 'held'
                         LIMIT $2 FOR UPDATE SKIP LOCKED) AS d
-                    WHERE t.enabled LIMIT $2)",
+                    WHERE t.enabled LIMIT $2))",
              sqlite: "UPDATE delivery SET status = 'pending', next_attempt_ms = coalesce(next_attempt_ms, $1)
                   WHERE delivery_id IN (
                     SELECT d.delivery_id FROM destination AS t CROSS JOIN delivery AS d
@@ -57,11 +57,11 @@ impl Store {
         let held = q!(
             tx &mut tx,
             execute,
-            {pg: "UPDATE delivery SET status = 'held' WHERE delivery_id IN (
+            {pg: "UPDATE delivery SET status = 'held' WHERE delivery_id = ANY(ARRAY(
                     SELECT d.delivery_id FROM destination AS t CROSS JOIN LATERAL (
                         SELECT delivery_id FROM delivery WHERE destination_id = t.destination_id AND status = 'pending'
                         LIMIT $1 FOR UPDATE SKIP LOCKED) AS d
-                    WHERE NOT t.enabled LIMIT $1)",
+                    WHERE NOT t.enabled LIMIT $1))",
              sqlite: "UPDATE delivery SET status = 'held' WHERE delivery_id IN (
                     SELECT d.delivery_id FROM destination AS t CROSS JOIN delivery AS d
                     WHERE NOT t.enabled AND d.destination_id = t.destination_id AND d.status = 'pending' LIMIT $1)"},
