@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::Worker;
 use crate::deliver::Job;
-use crate::route::{destinations, route};
+use crate::persist::Written;
 
 /// Events persisted together.
 const BATCH: usize = 500;
@@ -142,12 +142,8 @@ async fn persist_events(worker: &Worker, events: &[Event]) -> StoreResult<()> {
     if events.is_empty() {
         return Ok(());
     }
-    let Worker { base, lease, lanes } = worker;
-    let catalog = base.catalog.snapshot().clone();
-    lanes.ensure_slots(&destinations(&catalog, events)).await?;
-    let deliveries = route(&catalog, events, |destination| lanes.room(destination));
-    let owner = lease.id();
-    let new = base.store.persist(owner, events, &deliveries).await?;
+    let Worker { base, lanes, .. } = worker;
+    let Written { owner, new, deliveries } = crate::persist::persist(worker, events).await?;
     let by_id: HashMap<EventId, Arc<Event>> =
         events.iter().filter(|e| new.contains(&e.id)).map(|e| (e.id, Arc::new(e.clone()))).collect();
     note_secrets(worker, by_id.values());

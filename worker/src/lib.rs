@@ -8,6 +8,7 @@ pub mod deliver;
 pub mod in_hand;
 pub mod lease;
 pub mod operations;
+mod persist;
 pub mod record;
 pub mod retention;
 pub mod route;
