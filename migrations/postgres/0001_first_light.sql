@@ -216,7 +216,9 @@ CREATE TABLE delivery (
     created_ms      BIGINT NOT NULL,
     finished_ms     BIGINT,
     last_status     BIGINT,
-    last_error      TEXT
+    last_error      TEXT,
+    -- An owner alone says that a row is leased: statements that find rows by key rely on it.
+    CHECK ((status = 'leased') = (lease_owner IS NOT NULL))
 );
 CREATE INDEX delivery_of_workspace ON delivery (workspace_id, delivery_id);
 CREATE INDEX delivery_of_event ON delivery (event_id);

@@ -210,7 +210,9 @@ CREATE TABLE delivery (
     created_ms      INTEGER NOT NULL,
     finished_ms     INTEGER,
     last_status     INTEGER,
-    last_error      TEXT
+    last_error      TEXT,
+    -- An owner alone says that a row is leased: statements that find rows by key rely on it.
+    CHECK ((status = 'leased') = (lease_owner IS NOT NULL))
 ) STRICT;
 CREATE INDEX delivery_of_workspace ON delivery (workspace_id, delivery_id);
 CREATE INDEX delivery_of_event ON delivery (event_id);

@@ -241,12 +241,9 @@ impl Store {
             q!(
                 tx &mut tx,
                 execute,
-                {pg: "UPDATE delivery SET status = $4, lease_owner = NULL, started_ms = NULL, attempts = attempts - 1,
+                "UPDATE delivery SET status = $4, lease_owner = NULL, started_ms = NULL, attempts = attempts - 1,
                         next_attempt_ms = $3
-                 WHERE delivery_id = $1 AND lease_owner IS NOT DISTINCT FROM $2 AND status = 'leased'",
-                 sqlite: "UPDATE delivery SET status = $4, lease_owner = NULL, started_ms = NULL, attempts = attempts - 1,
-                        next_attempt_ms = $3
-                 WHERE delivery_id = $1 AND +lease_owner = $2 AND status = 'leased'"},
+                 WHERE delivery_id = $1 AND lease_owner = $2",
                 delivery,
                 worker.0,
                 now,
