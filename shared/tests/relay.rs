@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use hookyard_shared::clock::Clock;
 use hookyard_shared::id::{
-    AttemptId, DeliveryId, DestinationId, EventId, SourceId, SubscriptionId, WorkerId, WorkspaceId,
+    AttemptId, DeliveryId, DestinationId, EventId, InspectionId, SourceId, SubscriptionId, WorkerId, WorkspaceId,
 };
 use hookyard_shared::model::Event;
 use hookyard_shared::q;
 use hookyard_shared::store::relay::{
-    AttemptRecord, AttemptState, NewDelivery, NewStatus, Next, Persisted, Room, SlotWish,
+    AttemptRecord, AttemptState, NewDelivery, NewInspection, NewStatus, Next, Persisted, Room, SlotWish,
 };
 use hookyard_shared::store::{CatalogChange, Db, Store, StoreLocation};
 use hookyard_testkit::shared_postgres;
@@ -329,6 +329,23 @@ async fn age_removes_what_is_settled_and_keeps_what_is_not(bench: Bench) {
     assert_eq!(bench.row(waiting[0].id).await.0, "pending");
 }
 
+async fn an_inspector_keeps_its_newest_thousand(bench: Bench) {
+    let inspection = || NewInspection {
+        id: InspectionId::new(),
+        destination_id: bench.destination,
+        delivery_id: DeliveryId::new(),
+        headers: Vec::new(),
+        body: Vec::new(),
+    };
+    let all: Vec<_> = (0..1_003).map(|_| inspection()).collect();
+    for one in &all {
+        bench.store.insert_inspection(one).await.unwrap();
+    }
+    let kept = bench.store.inspections(bench.workspace, bench.destination, None, 2_000, 0).await.unwrap();
+    assert_eq!(kept.len(), 1_000);
+    assert_eq!(kept.last().unwrap().inspection_id, all[3].id.0, "the oldest are gone");
+}
+
 async fn what_waits_follows_its_destination(bench: Bench) {
     let worker = bench.worker().await;
     let held = bench.persist(worker, 3, NewStatus::Held).await;
@@ -445,6 +462,7 @@ on_both! {
     slots_hold_a_destinations_limit_over_all_workers
     what_was_leased_but_not_begun_goes_back_without_a_trace
     age_removes_what_is_settled_and_keeps_what_is_not
+    an_inspector_keeps_its_newest_thousand
     what_waits_follows_its_destination
     what_waits_is_settled_in_portions
 }

@@ -25,6 +25,17 @@ const RESTART_BYTES: u64 = 256 * 1024 * 1024;
 /// # Errors
 /// When the file cannot be opened or is not a database.
 pub async fn open(path: &Path, readers: u32) -> sqlx::Result<SqlitePools> {
+    let pools = connect(path, readers).await?;
+    let checkpointer = SqlitePoolOptions::new()
+        .max_connections(1)
+        .connect_with(SqliteConnectOptions::new().filename(path).busy_timeout(Duration::from_millis(100)))
+        .await?;
+    tokio::spawn(look_after(path.with_extension("db-wal"), checkpointer, pools.clone()));
+    Ok(pools)
+}
+
+/// [`open`] without anybody who looks after the file.
+pub(super) async fn connect(path: &Path, readers: u32) -> sqlx::Result<SqlitePools> {
     let options = SqliteConnectOptions::new()
         .filename(path)
         .create_if_missing(true)
@@ -50,13 +61,7 @@ pub async fn open(path: &Path, readers: u32) -> sqlx::Result<SqlitePools> {
         .acquire_timeout(Duration::from_secs(5))
         .connect_with(options.pragma("query_only", "1"))
         .await?;
-    let checkpointer = SqlitePoolOptions::new()
-        .max_connections(1)
-        .connect_with(SqliteConnectOptions::new().filename(path).busy_timeout(Duration::from_millis(100)))
-        .await?;
-    let pools = SqlitePools { read, write, file: Arc::default() };
-    tokio::spawn(look_after(path.with_extension("db-wal"), checkpointer, pools.clone()));
-    Ok(pools)
+    Ok(SqlitePools { read, write, file: Arc::default() })
 }
 
 /// Runs until the writing pool is closed.

@@ -148,7 +148,7 @@ mod tests {
     async fn a_file_gives_back_what_was_deleted_but_for_a_reserve() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.db");
-        let pools = sqlite::open(&path, 1).await.unwrap();
+        let pools = sqlite::connect(&path, 1).await.unwrap();
         pools.write.execute(FILL).await.unwrap();
         let mut steps = 0;
         while pools.give_back_space().await.unwrap() {

@@ -106,8 +106,9 @@ impl Store {
     /// # Errors
     /// When the store does not answer.
     pub async fn insert_inspection(&self, inspection: &NewInspection) -> sqlx::Result<()> {
+        let mut tx = self.db.begin().await?;
         q!(
-            &self.db,
+            tx &mut tx,
             execute,
             "INSERT INTO inspection (inspection_id, destination_id, delivery_id, received_ms, headers, body)
              VALUES ($1, $2, $3, $4, $5, $6)",
@@ -119,13 +120,13 @@ impl Store {
             &inspection.body
         )?;
         q!(
-            &self.db,
+            tx &mut tx,
             execute,
             "DELETE FROM inspection WHERE inspection_id IN (
                 SELECT inspection_id FROM inspection WHERE destination_id = $1 ORDER BY inspection_id DESC LIMIT 10 OFFSET $2)",
             inspection.destination_id.0,
             INSPECTIONS
         )?;
-        Ok(())
+        tx.commit().await
     }
 }
