@@ -4,9 +4,11 @@ use std::sync::Arc;
 
 use hookyard_ingress::{AppState, Listeners, Parts};
 use hookyard_shared::config::Config;
+use hookyard_shared::disk::Ballast;
 use hookyard_shared::queue::embedded::EmbeddedQueue;
 use hookyard_shared::queue::{self, Consumers, Health, Publisher, rabbit};
 use hookyard_shared::startup::{self, Base, Exit};
+use hookyard_shared::store::Store;
 use hookyard_shared::{auth, telemetry};
 use tokio_util::sync::CancellationToken;
 
@@ -23,13 +25,18 @@ pub(crate) async fn run(config: Arc<Config>) -> anyhow::Result<()> {
     let state = AppState::new(Parts { base: base.clone(), publisher: publisher.clone(), bound });
     let shutdown = startup::shutdown_signal();
 
-    let disk = tokio::spawn(watch_disk(publisher, shutdown.clone()));
+    if config.database_url.is_none() {
+        tokio::spawn(Ballast::new(&config.data_dir, config.min_free_disk).keep());
+    }
+    let disk = tokio::spawn(watch_disk(publisher, base.store.clone(), shutdown.clone()));
     // The worker goes on while the last requests are answered; what they accept is safe in the queue either way.
     let worker = tokio::spawn(hookyard_worker::run(base, consumers, shutdown.clone()));
-    hookyard_ingress::run(state, listeners, shutdown.clone()).await?;
+    let served = hookyard_ingress::run(state, listeners, shutdown.clone()).await;
     shutdown.cancel();
-    worker.await??;
-    disk.await?
+    let worked = worker.await?;
+    // A failed disk is why the others failed.
+    disk.await??;
+    served.and(worked)
 }
 
 /// The two ends of the configured queue.
@@ -58,12 +65,12 @@ async fn greet(base: &Base, url: String) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Ends the process when the queue's disk failed: after a failed fsync nothing says what is on disk.
-async fn watch_disk(publisher: Arc<dyn Publisher>, shutdown: CancellationToken) -> anyhow::Result<()> {
+/// Ends the process when the disk of queue or store failed: after a failed fsync nothing says what is on disk.
+async fn watch_disk(publisher: Arc<dyn Publisher>, store: Store, shutdown: CancellationToken) -> anyhow::Result<()> {
     let mut tick = tokio::time::interval(std::time::Duration::from_millis(250));
     loop {
         tokio::select! { _ = tick.tick() => {}, () = shutdown.cancelled() => return Ok(()) }
-        if publisher.health() == Health::Failed {
+        if publisher.health() == Health::Failed || store.disk_failed() {
             shutdown.cancel();
             let words = "the disk under the data directory failed; nothing was acknowledged that is not on disk. Check the disk, then start again";
             return Err(Exit::new(startup::EXIT_DISK, words).into());

@@ -124,7 +124,6 @@ async fn bad_requests_at_the_door_get_their_own_answers(profile: Profile) {
     let small = json!({"max_body_bytes": 1024});
     let source = format!("/api/v1/sources/{}", relay.source.id);
     account.http.patch(&source, &small).await.unwrap().ok().unwrap();
-    settle().await;
     let body = vec![b'x'; 2000];
     let headers = Scheme::Github.headers(&relay.source.secret, "1", 0, &body);
     let (status, _) = post(&stack, &relay, headers, body).await;
@@ -158,6 +157,26 @@ async fn a_failing_destination_is_retried_under_the_same_id_until_it_takes_it(pr
     assert_eq!(states, [("failed", Some(500)), ("failed", Some(302)), ("succeeded", Some(204))]);
 }
 
+async fn what_is_accepted_after_a_subscription_was_made_is_delivered_by_it(profile: Profile) {
+    // No process hears of changes: the worker must find out by itself that it routes by an older configuration.
+    let stack = Stack::builder(profile).env("FAILPOINTS", "catalog.deaf=return").start().await.unwrap();
+    let sink = Sink::start().await.unwrap();
+    let account = stack.account().await.unwrap();
+    let relay = connect(&account, Scheme::Github, &sink.url("/s"), settings()).await;
+    let sender = Sender::new(&relay.source.url, Scheme::Github, &relay.source.secret);
+    sender.send(1).await;
+    sink.wait_for("/s", 1, SOON).await.unwrap();
+    for count in 2..=4 {
+        let more = account.destination_to(&sink.url("/more")).await.unwrap();
+        account.create_subscription(&relay.source.id, &more, json!({})).await.unwrap();
+        sender.send(1).await;
+        let event = sender.ledger().ids().pop().unwrap();
+        let all = async || account.deliveries(&format!("event_id={event}")).await.is_ok_and(|d| d.len() == count);
+        wait_until("there is a delivery for each subscription", SOON, all).await.unwrap();
+    }
+    sink.wait_for("/more", 6, SOON).await.unwrap();
+}
+
 async fn what_was_given_up_can_be_retried_by_hand_and_what_waits_cancelled(profile: Profile) {
     let stack = Stack::start(profile).await.unwrap();
     let sink = Sink::start().await.unwrap();
@@ -177,7 +196,6 @@ async fn what_was_given_up_can_be_retried_by_hand_and_what_waits_cancelled(profi
     let slow = json!({"retry": {"schedule": [3600]}});
     let subscription = format!("/api/v1/subscriptions/{}", relay.subscription["id"].as_str().unwrap());
     account.http.patch(&subscription, &slow).await.unwrap().ok().unwrap();
-    settle().await;
     sender.send(1).await;
     let delivery = only_delivery(&account, &sender.ledger().ids()[1], "pending").await;
     let id = delivery["id"].as_str().unwrap();
@@ -194,7 +212,6 @@ async fn a_disabled_destination_holds_its_deliveries_until_it_is_enabled(profile
     let relay = connect(&account, Scheme::Github, &sink.url("/s"), settings()).await;
     let destination = format!("/api/v1/destinations/{}", relay.destination_id());
     account.http.patch(&destination, &json!({"enabled": false})).await.unwrap().ok().unwrap();
-    settle().await;
     let sender = Sender::new(&relay.source.url, Scheme::Github, &relay.source.secret);
     sender.send(20).await;
     for id in sender.ledger().ids() {
@@ -213,7 +230,6 @@ async fn the_inspector_keeps_what_it_received_and_answers_as_set(profile: Profil
     let inspector = account.create_destination(inspector).await.unwrap();
     let id = inspector["id"].as_str().unwrap();
     account.create_subscription(&source.id, id, json!({})).await.unwrap();
-    settle().await;
     let sender = Sender::new(&source.url, Scheme::Github, &source.secret);
     sender.send(1).await;
     let delivery = only_delivery(&account, &sender.ledger().ids()[0], "pending").await;
@@ -232,7 +248,6 @@ async fn a_senders_credential_is_masked_everywhere(profile: Profile) {
     let source = account.create_source("token", Some(CANARY), scheme).await.unwrap();
     let destination = account.destination_to(&sink.url("/s")).await.unwrap();
     account.create_subscription(&source.id, &destination, json!({})).await.unwrap();
-    settle().await;
     let door = stranger(&stack).header("x-token", CANARY).unwrap();
     let path = format!("/in/{}", source.url.rsplit('/').next().unwrap());
     let event = door.post(&path, &json!({})).await.unwrap().ok().unwrap();
@@ -334,6 +349,7 @@ on_both! {
     refusals_are_told_recorded_and_never_become_events
     bad_requests_at_the_door_get_their_own_answers
     a_failing_destination_is_retried_under_the_same_id_until_it_takes_it
+    what_is_accepted_after_a_subscription_was_made_is_delivered_by_it
     what_was_given_up_can_be_retried_by_hand_and_what_waits_cancelled
     a_disabled_destination_holds_its_deliveries_until_it_is_enabled
     the_inspector_keeps_what_it_received_and_answers_as_set
@@ -351,7 +367,6 @@ async fn a_change_is_seen_by_every_ingress_within_a_second() {
     let stack = Stack::builder(Profile::Distributed).ingresses(2).start().await.unwrap();
     let account = stack.account().await.unwrap();
     let source = account.create_source("none", None, json!({})).await.unwrap();
-    settle().await;
     let other = stranger(&stack).at(stack.base_url(1));
     let path = format!("/in/{}", source.url.rsplit('/').next().unwrap());
     assert_eq!(other.post(&path, &json!({})).await.unwrap().status, 200);

@@ -76,8 +76,9 @@ enum Victim {
     Worker,
 }
 
-/// The program aborts when it has passed `point` `passes` times; after its restart nothing may be missing.
-async fn survives_an_end_at(profile: Profile, point: &str, passes: u32, victim: Victim) {
+/// The program ends when it has passed `point` `passes` times; after its restart nothing may be missing. Gives its exit
+/// code, if it ended by itself.
+async fn survives_an_end_at(profile: Profile, point: &str, passes: u32, victim: Victim) -> Option<i32> {
     let armed = format!("{point}={passes}*off->return");
     let mut bench = Bench::start(Stack::builder(profile).env("FAILPOINTS", armed)).await;
     let sender = bench.sender();
@@ -100,6 +101,12 @@ async fn survives_an_end_at(profile: Profile, point: &str, passes: u32, victim: 
     assert_eq!(ledger.acknowledged(), 300);
     // What was in flight when the program ended may come twice; a batch at the most.
     bench.judge(point, &ledger, 0, 100).await;
+    status.code()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_commit_of_the_embedded_store_ends_the_program_with_74_and_loses_nothing() {
+    assert_eq!(survives_an_end_at(Profile::Embedded, "store.commit", 20, Victim::Worker).await, Some(74));
 }
 
 // ---- kills under load ------------------------------------------------------------------------------------------------

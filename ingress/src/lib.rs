@@ -57,7 +57,8 @@ pub async fn run(state: AppState, listeners: Listeners, shutdown: CancellationTo
     let drain = state.config.drain_timeout;
     let disk = state.config.database_url.is_none().then(|| (state.config.data_dir.clone(), state.config.min_free_disk));
     let door = state.door.clone();
-    tokio::spawn(async move { door.keep(disk).await });
+    let store = state.store.clone();
+    tokio::spawn(async move { door.keep(&store, disk).await });
 
     // Readiness says no at once; the listener stays open a moment for balancers that have not noticed yet.
     let closing = CancellationToken::new();

@@ -1,6 +1,7 @@
 //! What every handler is given. Cheap to clone.
 
 use std::net::SocketAddr;
+use std::ops::Deref;
 use std::sync::Arc;
 
 use hookyard_shared::auth::Hasher;
@@ -16,13 +17,24 @@ use hookyard_shared::verify::Providers;
 
 use crate::receive::{Door, Rejections};
 
-/// Handles to everything the ingress works with.
+/// Handles to everything the ingress works with. One pointer: every request clones it.
 #[derive(Clone)]
-pub struct AppState {
+pub struct AppState(Arc<Handles>);
+
+impl Deref for AppState {
+    type Target = Handles;
+
+    fn deref(&self) -> &Handles {
+        &self.0
+    }
+}
+
+/// What [`AppState`] points to.
+pub struct Handles {
     /// The effective configuration.
     pub config: Arc<Config>,
     /// How browsers and senders reach this server; no trailing slash.
-    pub public_url: Arc<str>,
+    pub public_url: String,
     /// Who may register.
     pub registration: Registration,
     /// Everything on record. Never used on the receiving path.
@@ -60,8 +72,8 @@ impl AppState {
     pub fn new(parts: Parts) -> Self {
         let Parts { base, publisher, bound } = parts;
         let rejections = Rejections::start(base.store.clone());
-        Self {
-            public_url: base.config.public_url(bound).into(),
+        Self(Arc::new(Handles {
+            public_url: base.config.public_url(bound),
             registration: base.config.registration(bound),
             guard: Guard::new(base.config.egress_allow.iter().copied()),
             hasher: Hasher::default(),
@@ -73,6 +85,6 @@ impl AppState {
             catalog: base.catalog,
             metrics: base.metrics,
             publisher,
-        }
+        }))
     }
 }

@@ -85,6 +85,14 @@ CREATE TABLE idempotency (
 );
 CREATE INDEX idempotency_by_age ON idempotency (created_ms);
 
+-- One row: counts the changes of sources, destinations and subscriptions, in the order of their commits. Who changes any
+-- of them raises it last in the same transaction.
+CREATE TABLE catalog_version (
+    only_row BOOLEAN PRIMARY KEY CHECK (only_row),
+    version  BIGINT NOT NULL
+);
+INSERT INTO catalog_version (only_row, version) VALUES (TRUE, 1);
+
 CREATE TABLE source (
     source_id       UUID PRIMARY KEY,
     workspace_id    UUID NOT NULL REFERENCES workspace ON DELETE CASCADE,
@@ -161,6 +169,13 @@ CREATE TABLE subscription_revision (
     PRIMARY KEY (subscription_id, revision)
 );
 
+-- Subscriptions that are gone, for an hour: attempts that were under way for them may come back to wait.
+CREATE TABLE removed_subscription (
+    subscription_id UUID PRIMARY KEY,
+    destination_id  UUID NOT NULL,
+    removed_ms      BIGINT NOT NULL
+);
+
 -- Events, deliveries and attempts carry no foreign keys: they are written in bulk and removed by age.
 -- Every key begins with a UUIDv7, so each table can be partitioned by range of its own key.
 CREATE TABLE event (
@@ -201,7 +216,9 @@ CREATE TABLE delivery (
     created_ms      BIGINT NOT NULL,
     finished_ms     BIGINT,
     last_status     BIGINT,
-    last_error      TEXT
+    last_error      TEXT,
+    -- An owner alone says that a row is leased: statements that find rows by key rely on it.
+    CHECK ((status = 'leased') = (lease_owner IS NOT NULL))
 );
 CREATE INDEX delivery_of_workspace ON delivery (workspace_id, delivery_id);
 CREATE INDEX delivery_of_event ON delivery (event_id);

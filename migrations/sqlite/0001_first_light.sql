@@ -79,6 +79,14 @@ CREATE TABLE idempotency (
 ) STRICT;
 CREATE INDEX idempotency_by_age ON idempotency (created_ms);
 
+-- One row: counts the changes of sources, destinations and subscriptions, in the order of their commits. Who changes any
+-- of them raises it last in the same transaction.
+CREATE TABLE catalog_version (
+    only_row INTEGER PRIMARY KEY CHECK (only_row),
+    version  INTEGER NOT NULL
+) STRICT;
+INSERT INTO catalog_version (only_row, version) VALUES (TRUE, 1);
+
 CREATE TABLE source (
     source_id       BLOB PRIMARY KEY,
     workspace_id    BLOB NOT NULL REFERENCES workspace ON DELETE CASCADE,
@@ -155,6 +163,13 @@ CREATE TABLE subscription_revision (
     PRIMARY KEY (subscription_id, revision)
 ) STRICT;
 
+-- Subscriptions that are gone, for an hour: attempts that were under way for them may come back to wait.
+CREATE TABLE removed_subscription (
+    subscription_id BLOB PRIMARY KEY,
+    destination_id  BLOB NOT NULL,
+    removed_ms      INTEGER NOT NULL
+) STRICT;
+
 -- Events, deliveries and attempts carry no foreign keys: they are written in bulk and removed by age.
 -- Every key begins with a UUIDv7, so each table can be partitioned by range of its own key.
 CREATE TABLE event (
@@ -195,7 +210,9 @@ CREATE TABLE delivery (
     created_ms      INTEGER NOT NULL,
     finished_ms     INTEGER,
     last_status     INTEGER,
-    last_error      TEXT
+    last_error      TEXT,
+    -- An owner alone says that a row is leased: statements that find rows by key rely on it.
+    CHECK ((status = 'leased') = (lease_owner IS NOT NULL))
 ) STRICT;
 CREATE INDEX delivery_of_workspace ON delivery (workspace_id, delivery_id);
 CREATE INDEX delivery_of_event ON delivery (event_id);

@@ -1,7 +1,8 @@
 //! The configuration of all workspaces in memory: an immutable snapshot that every request and every worker reads.
 //!
 //! Changes are told by the store (LISTEN/NOTIFY on Postgres, in-process on SQLite) and only changed rows are read again;
-//! after a lost connection, and every half minute, everything is. The receiving path never asks the database, with one
+//! after a lost connection, and every half minute, everything is. Changes are counted in the store, so that whoever routes
+//! by a snapshot can tell whether it is behind ([`Snapshot::version`]). The receiving path never asks the database, with one
 //! bounded exception: [`Catalog::source`] looks an unknown key up once before it is called unknown.
 
 mod entries;
@@ -29,6 +30,8 @@ const UNKNOWN_FOR: Duration = Duration::from_secs(1);
 const UNKNOWN_MAX: usize = 10_000;
 /// How long a sender waits for the look-up of an unknown key.
 const LOOK_UP: Duration = Duration::from_millis(500);
+/// How long the answer to a change waits until the change is in force in this process.
+const CATCH_UP: Duration = Duration::from_secs(1);
 
 /// The store did not say whether a key exists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -38,6 +41,8 @@ pub struct LookUpFailed;
 /// Everything that is configured, at one moment.
 #[derive(Debug, Default, Clone)]
 pub struct Snapshot {
+    /// At least every change up to this one is in it.
+    version: i64,
     sources: HashMap<SourceId, Arc<Source>>,
     source_by_key: HashMap<String, Arc<Source>>,
     destinations: HashMap<DestinationId, Arc<Destination>>,
@@ -46,6 +51,11 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// The store's count of changes that this holds: at least every change up to it.
+    pub fn version(&self) -> i64 {
+        self.version
+    }
+
     /// The source with this key.
     pub fn source_by_key(&self, key: &str) -> Option<&Arc<Source>> {
         self.source_by_key.get(key)
@@ -118,8 +128,8 @@ struct Inner {
     unknown: Mutex<HashMap<String, Instant>>,
     look_ups: Semaphore,
     synced_ms: AtomicI64,
-    /// The count of this process's own changes that the snapshot holds.
-    applied: watch::Sender<u64>,
+    /// The snapshot's version.
+    version: watch::Sender<i64>,
 }
 
 /// The catalog. Cheap to clone.
@@ -143,7 +153,7 @@ impl Catalog {
             unknown: Mutex::default(),
             look_ups: Semaphore::new(4),
             synced_ms: AtomicI64::new(0),
-            applied: watch::Sender::new(0),
+            version: watch::Sender::new(0),
         };
         let catalog = Self { inner: Arc::new(inner) };
         // Listening begins before the first reading, so that no change falls between them.
@@ -164,12 +174,15 @@ impl Catalog {
     }
 
     /// Waits until the snapshot holds what this process has changed so far, so that a request after a change finds it.
-    /// Only the embedded profile can tell; several processes agree within a second instead.
+    /// Other processes agree within a second.
     pub async fn catch_up(&self) {
-        let told = self.inner.store.changes_told();
-        let applied = async { self.inner.applied.subscribe().wait_for(|applied| *applied >= told).await.map(|_| ()) };
-        // While the store does not answer, the change is not lost: everything is read again once it does.
-        tokio::time::timeout(Duration::from_secs(1), applied).await.ok();
+        let own = self.inner.store.own_catalog_version();
+        if self.snapshot().version() < own
+            && !matches!(tokio::time::timeout(CATCH_UP, self.reach(own)).await, Ok(Ok(())))
+        {
+            // The change is not lost: everything is read again once the store answers.
+            tracing::debug!(version = own, "a change of the configuration is not in force yet");
+        }
     }
 
     /// The source with this key. A key that is not in memory is looked up in the store before it is called unknown, once
@@ -201,7 +214,7 @@ impl Catalog {
         match self.inner.store.source_row_by_key(key).await {
             Ok(Some(row)) => {
                 let change = CatalogChange::Source(row.source_id.into());
-                self.apply(&[change]).await.map_err(|_| LookUpFailed)?;
+                self.take_source(change).await.map_err(|_| LookUpFailed)?;
                 Ok(known())
             }
             Ok(None) => {

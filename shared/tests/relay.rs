@@ -4,15 +4,18 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on should panic")]
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use hookyard_shared::clock::Clock;
 use hookyard_shared::id::{
-    AttemptId, DeliveryId, DestinationId, EventId, SourceId, SubscriptionId, WorkerId, WorkspaceId,
+    AttemptId, DeliveryId, DestinationId, EventId, InspectionId, SourceId, SubscriptionId, WorkerId, WorkspaceId,
 };
 use hookyard_shared::model::Event;
 use hookyard_shared::q;
-use hookyard_shared::store::relay::{AttemptRecord, AttemptState, NewDelivery, NewStatus, Next, Room, SlotWish};
-use hookyard_shared::store::{Store, StoreLocation};
+use hookyard_shared::store::relay::{
+    AttemptRecord, AttemptState, NewDelivery, NewInspection, NewStatus, Next, Persisted, Room, SlotWish,
+};
+use hookyard_shared::store::{CatalogChange, Db, Store, StoreLocation};
 use hookyard_testkit::shared_postgres;
 
 /// A store with one workspace and one destination of concurrency 3.
@@ -129,6 +132,17 @@ impl Bench {
         .unwrap()
     }
 
+    async fn enable(&self, enabled: bool) {
+        q!(
+            &self.store.db,
+            execute,
+            "UPDATE destination SET enabled = $2 WHERE destination_id = $1",
+            self.destination.0,
+            enabled
+        )
+        .unwrap();
+    }
+
     fn room(&self, room: i64) -> [Room; 1] {
         [Room { destination_id: self.destination, room }]
     }
@@ -169,6 +183,39 @@ async fn an_event_that_comes_twice_is_persisted_once(bench: Bench) {
     assert_eq!(bench.row(first[0].id).await, ("leased".into(), 1, None));
     let stored = bench.store.load_events(&[events[3].id], 1000).await.unwrap();
     assert_eq!(stored, [events[3].clone()]);
+}
+
+async fn a_batch_routed_before_a_change_is_not_written(bench: Bench) {
+    let worker = bench.worker().await;
+    let events = bench.events(3);
+    let deliveries = bench.deliveries(&events, NewStatus::Leased);
+    let routed_by = bench.store.catalog_version().await.unwrap();
+    let change = [CatalogChange::Destination(bench.destination)];
+    let tx = bench.store.db.begin().await.unwrap();
+    bench.store.commit_changes(tx, &change).await.unwrap();
+    let version = bench.store.catalog_version().await.unwrap();
+    assert_eq!(version, routed_by + 1);
+    let late = bench.store.persist_routed(worker, &events, &deliveries, routed_by).await.unwrap();
+    assert_eq!(late, Persisted::Stale { version });
+    assert!(bench.store.load_events(&[events[0].id], 1000).await.unwrap().is_empty(), "nothing is written");
+    assert!(bench.store.leased_to(worker).await.unwrap().is_empty());
+    let again = bench.store.persist_routed(worker, &events, &deliveries, version).await.unwrap();
+    assert_eq!(again, Persisted::New(events.iter().map(|e| e.id).collect()));
+    let known = bench.store.persist_routed(worker, &events, &deliveries, version).await.unwrap();
+    assert_eq!(known, Persisted::New(HashSet::new()), "known events are no sign of a change");
+}
+
+async fn changes_made_at_once_are_all_counted(bench: Bench) {
+    let before = bench.store.catalog_version().await.unwrap();
+    let changes = (0..20).map(|_| async {
+        let tx = bench.store.db.begin().await?;
+        bench.store.commit_changes(tx, &[CatalogChange::Destination(DestinationId::new())]).await
+    });
+    for outcome in futures::future::join_all(changes).await {
+        outcome.unwrap();
+    }
+    assert_eq!(bench.store.catalog_version().await.unwrap(), before + 20);
+    assert_eq!(bench.store.own_catalog_version(), before + 20);
 }
 
 async fn due_deliveries_are_claimed_by_one_worker_each(bench: Bench) {
@@ -282,6 +329,108 @@ async fn age_removes_what_is_settled_and_keeps_what_is_not(bench: Bench) {
     assert_eq!(bench.row(waiting[0].id).await.0, "pending");
 }
 
+async fn an_inspector_keeps_its_newest_thousand(bench: Bench) {
+    let inspection = || NewInspection {
+        id: InspectionId::new(),
+        destination_id: bench.destination,
+        delivery_id: DeliveryId::new(),
+        headers: Vec::new(),
+        body: Vec::new(),
+    };
+    let all: Vec<_> = (0..1_003).map(|_| inspection()).collect();
+    for one in &all {
+        bench.store.insert_inspection(one).await.unwrap();
+    }
+    let kept = bench.store.inspections(bench.workspace, bench.destination, None, 2_000, 0).await.unwrap();
+    assert_eq!(kept.len(), 1_000);
+    assert_eq!(kept.last().unwrap().inspection_id, all[3].id.0, "the oldest are gone");
+}
+
+async fn what_waits_follows_its_destination(bench: Bench) {
+    let worker = bench.worker().await;
+    let held = bench.persist(worker, 3, NewStatus::Held).await;
+    let leased = bench.persist(worker, 1, NewStatus::Leased).await;
+    assert!(!bench.store.settle_waiting().await.unwrap(), "that was all");
+    for delivery in &held {
+        assert_eq!(bench.row(delivery.id).await.0, "pending");
+    }
+    bench.enable(false).await;
+    bench.store.settle_waiting().await.unwrap();
+    for delivery in &held {
+        assert_eq!(bench.row(delivery.id).await.0, "held");
+    }
+    assert_eq!(bench.row(leased[0].id).await.0, "leased", "what is under way is let be");
+}
+
+async fn what_waits_is_settled_in_portions(bench: Bench) {
+    let worker = bench.worker().await;
+    bench.persist(worker, 1_200, NewStatus::Pending).await;
+    bench.enable(false).await;
+    assert!(bench.store.settle_waiting().await.unwrap(), "there is more");
+    assert!(!bench.store.settle_waiting().await.unwrap());
+    assert!(bench.store.due_destinations(&[bench.destination]).await.unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_worker_at_a_time_tidies_postgres() {
+    let bench = Bench::postgres().await;
+    let held = bench.persist(bench.worker().await, 1, NewStatus::Held).await;
+    let Db::Pg(pool) = &bench.store.db else { panic!("not Postgres") };
+    let mut busy = pool.begin().await.unwrap();
+    sqlx::query("SELECT pg_advisory_xact_lock(x'686f6f6b74696479'::bigint)").execute(&mut *busy).await.unwrap();
+    assert!(!bench.store.settle_waiting().await.unwrap());
+    assert_eq!(bench.row(held[0].id).await.0, "held", "another worker is at it");
+    drop(busy);
+    let settled = async || bench.store.settle_waiting().await.is_ok() && bench.row(held[0].id).await.0 == "pending";
+    hookyard_testkit::wait_until("it is this worker's turn", Duration::from_secs(20), settled).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_sent_again_at_this_moment_is_not_removed_by_age() {
+    let bench = Bench::postgres().await;
+    let worker = bench.worker().await;
+    let settled = bench.persist(worker, 2, NewStatus::Leased).await;
+    let records: Vec<_> = settled.iter().map(|d| record(d.id, 1, Next::Failed)).collect();
+    bench.store.record(worker, &records).await.unwrap();
+    let Db::Pg(pool) = &bench.store.db else { panic!("not Postgres") };
+    let mut person = pool.begin().await.unwrap();
+    let again = "UPDATE delivery SET status = 'pending', next_attempt_ms = 0 WHERE delivery_id = $1";
+    sqlx::query(again).bind(settled[0].id.0).execute(&mut *person).await.unwrap();
+    let later = bench.store.now_ms() + 1000;
+    bench.store.remove_expired(later, later).await.unwrap();
+    person.commit().await.unwrap();
+    assert_eq!(bench.row(settled[0].id).await.0, "pending");
+    assert_eq!(bench.attempts(settled[0].id).await.len(), 1, "with its attempts");
+    assert!(bench.attempts(settled[1].id).await.is_empty());
+    assert_eq!(bench.store.load_events(&[settled[0].event_id], 1000).await.unwrap().len(), 1, "and its event");
+}
+
+/// After a failed fsync nothing says what is on disk, not even a later commit that succeeds.
+#[cfg(feature = "failpoints")]
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_failed_commit_the_sqlite_store_takes_nothing_more() {
+    let bench = Bench::sqlite().await;
+    let events = bench.events(1);
+    fail::cfg("store.commit", "1*return").unwrap();
+    assert!(bench.store.persist(WorkerId::new(), &events, &[]).await.is_err());
+    assert!(bench.store.disk_failed());
+    assert!(bench.store.persist(WorkerId::new(), &events, &[]).await.is_err(), "in a transaction");
+    assert!(bench.store.register_worker(WorkerId::new(), "late", 1).await.is_err(), "or by itself");
+    assert!(bench.store.load_events(&[events[0].id], 1000).await.unwrap().is_empty());
+}
+
+#[cfg(feature = "failpoints")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_checkpoint_of_the_sqlite_store_is_a_failed_disk() {
+    fail::cfg("sqlite.checkpoint", "return").unwrap();
+    let bench = Bench::sqlite().await;
+    let events: Vec<Event> =
+        bench.events(20).into_iter().map(|event| Event { body: vec![0; 1 << 20].into(), ..event }).collect();
+    bench.store.persist(WorkerId::new(), &events, &[]).await.unwrap();
+    let failed = async || bench.store.disk_failed();
+    hookyard_testkit::wait_until("the checkpoint was tried", Duration::from_secs(20), failed).await.unwrap();
+}
+
 /// Each promise, on each engine.
 macro_rules! on_both {
     ($($promise:ident)*) => {
@@ -304,6 +453,8 @@ macro_rules! on_both {
 
 on_both! {
     an_event_that_comes_twice_is_persisted_once
+    a_batch_routed_before_a_change_is_not_written
+    changes_made_at_once_are_all_counted
     due_deliveries_are_claimed_by_one_worker_each
     an_outcome_decides_once_and_a_retry_is_due_by_the_stores_clock
     a_dead_workers_deliveries_are_taken_over_and_its_late_outcome_is_superseded
@@ -311,4 +462,7 @@ on_both! {
     slots_hold_a_destinations_limit_over_all_workers
     what_was_leased_but_not_begun_goes_back_without_a_trace
     age_removes_what_is_settled_and_keeps_what_is_not
+    an_inspector_keeps_its_newest_thousand
+    what_waits_follows_its_destination
+    what_waits_is_settled_in_portions
 }

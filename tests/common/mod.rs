@@ -39,11 +39,10 @@ pub(crate) async fn connect_with(account: &Account, scheme: Scheme, url: &str, e
     let destination = account.create_destination(wanted).await.unwrap();
     let id = destination["id"].as_str().unwrap();
     let subscription = account.create_subscription(&source.id, id, retry).await.unwrap();
-    settle().await;
     Relay { source, destination, subscription, scheme }
 }
 
-/// The time within which every process has seen a change of the configuration.
+/// The time within which every process has seen a change that another one made.
 pub(crate) async fn settle() {
     tokio::time::sleep(Duration::from_millis(1_200)).await;
 }
@@ -63,7 +62,6 @@ impl Relay {
         let (provider, secret) = (self.scheme.provider(), self.scheme.new_secret());
         let source = account.create_source(provider, Some(&secret), self.scheme.source_extra()).await.unwrap();
         account.create_subscription(&source.id, self.destination_id(), json!({})).await.unwrap();
-        settle().await;
         source
     }
 }

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::Worker;
-use crate::persist::Intake;
+use crate::intake::Intake;
 
 /// Events persisted together.
 const BATCH: Most = Most { messages: 500, bytes: 8 * 1024 * 1024 };

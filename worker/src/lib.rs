@@ -6,6 +6,7 @@
 pub mod consume;
 pub mod deliver;
 pub mod in_hand;
+mod intake;
 pub mod lease;
 pub mod operations;
 mod parked;

@@ -7,7 +7,8 @@ use hookyard_shared::store::StoreResult;
 use tokio_util::sync::CancellationToken;
 
 use crate::Worker;
-use crate::persist::{Failure, persist_events};
+use crate::intake::persist_events;
+use crate::persist::Failure;
 
 /// Between looks.
 const LOOK: Duration = Duration::from_secs(2);

@@ -1,5 +1,5 @@
 //! Keeps the store tidy, a little at a time: brings what waits in line with the configuration, and removes what is older
-//! than the retention.
+//! than the retention. With several workers, one at a time does it.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ pub(crate) async fn run(worker: Worker, stop: CancellationToken) {
     while !stop.is_cancelled() {
         tokio::select! { () = tokio::time::sleep(SETTLE) => {}, () = stop.cancelled() => return }
         round += 1;
-        let outcome = match worker.base.store.settle_waiting().await {
+        let outcome = match settle(&worker, &stop).await {
             Ok(()) if round.is_multiple_of(ROUNDS) => remove(&worker, &stop).await,
             outcome => outcome,
         };
@@ -29,6 +29,13 @@ pub(crate) async fn run(worker: Worker, stop: CancellationToken) {
             tracing::warn!(error = %error, "the store could not be tidied; trying again later");
         }
     }
+}
+
+async fn settle(worker: &Worker, stop: &CancellationToken) -> StoreResult<()> {
+    while worker.base.store.settle_waiting().await? && !stop.is_cancelled() {
+        tokio::time::sleep(STEP).await;
+    }
+    Ok(())
 }
 
 async fn remove(worker: &Worker, stop: &CancellationToken) -> StoreResult<()> {

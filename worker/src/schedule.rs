@@ -9,53 +9,69 @@ use hookyard_shared::model::Event;
 use hookyard_shared::queue::LARGE_MESSAGE;
 use hookyard_shared::store::StoreResult;
 use hookyard_shared::store::relay::Claimed;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::Worker;
 use crate::deliver::Job;
 
-/// How often the store is asked when nothing calls for it sooner.
-const POLL: Duration = Duration::from_millis(500);
+/// Between two searches of the whole store, at least.
+const SEARCH: Duration = Duration::from_millis(500);
+/// Between two searches, at most.
+const SEARCH_MAX: Duration = Duration::from_secs(10);
+/// A search may take this share of the time: one part in ten.
+const SEARCH_SHARE: u32 = 10;
 /// Between two claims, so that they come in useful portions.
 const PORTION: Duration = Duration::from_millis(5);
+/// After an error.
+const PAUSE: Duration = Duration::from_millis(500);
 
-/// Claims until `stop` fires.
+/// Claims until `stop` fires. Lanes that know of more call for it by themselves; what else came due, and what waits for
+/// destinations without a lane, is found by a search, at its own pace however much the others call.
 pub(crate) async fn run(worker: Worker, stop: CancellationToken) {
-    let mut turns_without_search = 0_u32;
+    let mut next_search = Instant::now();
     while !stop.is_cancelled() {
-        let hungry = tokio::select! {
-            () = worker.lanes.hungry.notified() => true,
-            () = tokio::time::sleep(POLL) => false,
+        tokio::select! {
+            () = worker.lanes.hungry.notified() => {}
+            () = tokio::time::sleep_until(next_search) => {}
             () = stop.cancelled() => break,
-        };
-        // Lanes that run call for more by themselves; the others are searched at the poll's pace even while those do.
-        turns_without_search = if hungry { turns_without_search + 1 } else { u32::MAX };
-        let search = turns_without_search > 100;
-        if search {
-            turns_without_search = 0;
         }
+        let started = Instant::now();
+        let search = started >= next_search;
         match claim(&worker, search).await {
-            Ok(true) => worker.lanes.hungry.notify_one(),
-            Ok(false) => {}
+            Ok(more) => {
+                if search {
+                    next_search = Instant::now() + until_next_search(started.elapsed());
+                }
+                if more {
+                    worker.lanes.hungry.notify_one();
+                }
+            }
             Err(error) => {
                 metrics::counter!("hookyard_db_errors_total").increment(1);
                 tracing::warn!(error = %error, "due deliveries could not be claimed; trying again");
-                tokio::time::sleep(POLL).await;
+                tokio::time::sleep(PAUSE).await;
+                next_search = Instant::now();
             }
         }
         tokio::time::sleep(PORTION).await;
     }
 }
 
+/// How long to wait after a search that took `took`.
+fn until_next_search(took: Duration) -> Duration {
+    (took * (SEARCH_SHARE - 1)).clamp(SEARCH, SEARCH_MAX)
+}
+
 /// One round. `true`: there may be more for a lane that still has room.
 async fn claim(worker: &Worker, search: bool) -> StoreResult<bool> {
     let store = &worker.base.store;
-    let (mut rooms, unknown) = worker.lanes.appetite();
+    let (mut rooms, unknown) = worker.lanes.appetite(search);
     if search && !unknown.is_empty() {
         let due = store.due_destinations(&unknown).await?;
         worker.lanes.ensure_slots(&due).await?;
         if !due.is_empty() {
-            rooms = worker.lanes.appetite().0;
+            rooms = worker.lanes.appetite(search).0;
         }
     }
     if rooms.is_empty() {
@@ -80,7 +96,7 @@ async fn claim(worker: &Worker, search: bool) -> StoreResult<bool> {
         .map(|one| Job::claimed(one, owner, started_ms, events.get(&EventId::from(one.event_id)).cloned()))
         .collect();
     worker.lanes.take(jobs);
-    Ok(more && !worker.lanes.appetite().0.is_empty())
+    Ok(more && !worker.lanes.appetite(false).0.is_empty())
 }
 
 /// The events of what was claimed, small bodies only; what is missing is loaded when its turn comes.
@@ -93,6 +109,18 @@ async fn load(worker: &Worker, claimed: &[Claimed]) -> HashMap<EventId, Arc<Even
         Err(error) => {
             tracing::warn!(error = %error, "events of due deliveries could not be loaded together; each is loaded by itself");
             HashMap::new()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_search_takes_a_tenth_of_the_time_at_most() {
+        for (took, wait) in [(1, 500), (50, 500), (100, 900), (500, 4_500), (5_000, 10_000)] {
+            assert_eq!(until_next_search(Duration::from_millis(took)), Duration::from_millis(wait), "{took} ms");
         }
     }
 }

@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
+use hookyard_shared::disk;
 use hookyard_shared::id::SourceId;
+use hookyard_shared::store::Store;
 use metrics::{Counter, Gauge, Histogram};
 use tokio::sync::Semaphore;
 
@@ -70,8 +72,8 @@ impl Door {
         self.draining.store(true, Ordering::Relaxed);
     }
 
-    /// Watches free space (where `disk` is given) and forgets sources that stopped sending; for ever.
-    pub async fn keep(&self, disk: Option<(PathBuf, u64)>) {
+    /// Watches free space (where `data_dir` is given, with the watermark) and forgets sources that stopped sending; for ever.
+    pub async fn keep(&self, store: &Store, data_dir: Option<(PathBuf, u64)>) {
         let mut tick = tokio::time::interval(Duration::from_secs(2));
         let mut turn = 0_u32;
         loop {
@@ -80,11 +82,11 @@ impl Door {
             if turn.is_multiple_of(30) {
                 self.rate.retain_recent();
             }
-            let Some((path, watermark)) = &disk else { continue };
-            match hookyard_shared::disk::free_bytes(path) {
+            let Some((path, watermark)) = &data_dir else { continue };
+            match disk::free_bytes(path) {
                 Ok(free) => {
                     metrics::gauge!("hookyard_disk_free_bytes").set(free as f64);
-                    let low = free < *watermark;
+                    let low = disk::is_low(free, store.free_bytes(), *watermark);
                     if low != self.disk_low.swap(low, Ordering::Relaxed) {
                         tracing::warn!(
                             free_bytes = free,

@@ -6,9 +6,8 @@ use std::time::Instant;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, PROXY_AUTHORIZATION};
+use http::StatusCode;
 use http::request::Parts;
-use http::{HeaderValue, StatusCode};
 
 use hookyard_shared::catalog::Source;
 use hookyard_shared::clock::Millis;
@@ -116,7 +115,7 @@ fn before_reading<'a>(state: &AppState, source: &'a Source, parts: &Parts) -> Re
 const MAX_HOPS: u32 = 3;
 
 fn hops(parts: &Parts) -> u32 {
-    let header = parts.headers.get(hookyard_shared::model::headers::HOPS);
+    let header = parts.headers.get(headers::HOPS);
     header.and_then(|value| value.to_str().ok()).and_then(|text| text.parse().ok()).unwrap_or(0)
 }
 
@@ -127,13 +126,11 @@ fn verify(
     body: &[u8],
     received_at: Millis,
 ) -> Result<Verified, Refused> {
-    let path_and_query = parts.uri.path_and_query().map_or("/", |p| p.as_str());
-    let url = format!("{}{path_and_query}", state.public_url);
     let received = Received {
         method: parts.method.as_str(),
         path: parts.uri.path(),
         query: parts.uri.query(),
-        url: &url,
+        origin: &state.public_url,
         headers: &parts.headers,
         body,
         received_at,
@@ -162,21 +159,21 @@ fn event(source: &Source, parts: &Parts, path: String, body: Bytes, received_ms:
     }
 }
 
+/// Characters of a sender's word that are kept.
+const LABEL: usize = 256;
+
 /// A sender's word as a column of the store takes it: no NUL (Postgres has none), and of a sane length.
 fn label(text: String) -> String {
-    text.chars().filter(|c| *c != '\0').take(256).collect()
+    if text.len() <= LABEL && !text.contains('\0') {
+        return text;
+    }
+    text.chars().filter(|c| *c != '\0').take(LABEL).collect()
 }
 
 /// The header block and the query with the sender's credentials masked: what is kept, forwarded and shown.
 fn masked(parts: &Parts, source: &Source) -> (Vec<u8>, Option<String>) {
-    let mut kept = parts.headers.clone();
-    let query = source.credentials.mask(&mut kept, parts.uri.query());
-    for name in [AUTHORIZATION, PROXY_AUTHORIZATION] {
-        if kept.contains_key(&name) {
-            kept.insert(name, HeaderValue::from_static("***"));
-        }
-    }
-    (headers::encode(&kept), query)
+    let query = parts.uri.query().map(|query| source.credentials.masked_query(query));
+    (source.credentials.masked_headers(&parts.headers), query)
 }
 
 async fn publish(state: &AppState, event: Event) -> Result<(), PublishError> {

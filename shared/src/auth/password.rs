@@ -3,9 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use argon2::password_hash::phc::PasswordHash;
-use argon2::password_hash::{PasswordHasher as _, PasswordVerifier as _};
-use argon2::{Algorithm, Argon2, Params, Version};
+use argon2::password_hash::phc::{Output, ParamsString, PasswordHash, Salt};
+use argon2::{Algorithm, Argon2, Block, Params, Version};
 use tokio::sync::Semaphore;
 
 use super::common;
@@ -185,21 +184,42 @@ impl Hasher {
 }
 
 fn hash_now(password: &str) -> Result<String, HashError> {
-    let failed = |error: &dyn std::fmt::Display| HashError::Failed(error.to_string());
-    let params = Params::new(COST.0, COST.1, COST.2, None).map_err(|error| failed(&error))?;
-    let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
-    let hash: PasswordHash = argon2.hash_password(password.as_bytes()).map_err(|error| failed(&error))?;
-    Ok(hash.to_string())
+    let params = Params::new(COST.0, COST.1, COST.2, None).map_err(failed)?;
+    let text = ParamsString::try_from(&params).map_err(failed)?;
+    let (algorithm, version, salt) = (Algorithm::Argon2id, Version::V0x13, Salt::generate());
+    let output = compute(&Argon2::new(algorithm, version, params), password, &salt)?;
+    let (salt, hash) = (Some(salt), Some(output));
+    Ok(PasswordHash { algorithm: algorithm.ident(), version: Some(version.into()), params: text, salt, hash }
+        .to_string())
 }
 
 fn verify_now(password: &str, hash: &str) -> Result<bool, HashError> {
-    use argon2::password_hash::Error;
-    let hash = PasswordHash::new(hash).map_err(|error| HashError::Failed(error.to_string()))?;
-    match Argon2::default().verify_password(password.as_bytes(), &hash) {
-        Ok(()) => Ok(true),
-        Err(Error::PasswordInvalid) => Ok(false),
-        Err(error) => Err(HashError::Failed(error.to_string())),
-    }
+    let hash = PasswordHash::new(hash).map_err(failed)?;
+    let (Some(salt), Some(expected)) = (hash.salt, hash.hash) else { return Err(failed("no salt or no hash")) };
+    let algorithm = Algorithm::try_from(hash.algorithm.as_str()).map_err(failed)?;
+    let version = hash.version.map_or(Ok(Version::default()), Version::try_from).map_err(failed)?;
+    let params = Params::try_from(&hash).map_err(failed)?;
+    // Outputs compare in constant time.
+    Ok(compute(&Argon2::new(algorithm, version, params), password, &salt)? == expected)
+}
+
+/// Memory of this size or more is taken from the system and goes back to it at once. glibc keeps what is smaller for
+/// itself, and once it has seen a block of some size freed, whatever is smaller than that: 20 MB for the life of the
+/// process after the first log-in.
+const RETURNED: usize = 33 * 1024 * 1024;
+
+fn compute(argon2: &Argon2<'_>, password: &str, salt: &Salt) -> Result<Output, HashError> {
+    let blocks = argon2.params().block_count();
+    // What is not written to costs nothing.
+    let mut memory = Vec::with_capacity(blocks.max(RETURNED / Block::SIZE));
+    memory.resize(blocks, Block::default());
+    let mut output = [0; Params::DEFAULT_OUTPUT_LEN];
+    argon2.hash_password_into_with_memory(password.as_bytes(), salt, &mut output, &mut memory).map_err(failed)?;
+    Output::new(&output).map_err(failed)
+}
+
+fn failed(error: impl std::fmt::Display) -> HashError {
+    HashError::Failed(error.to_string())
 }
 
 #[cfg(test)]
@@ -255,6 +275,14 @@ mod tests {
         assert!(!hasher.verify(&format!("{long} "), &hash).await.unwrap());
         assert!(hasher.verify("x", "not a hash").await.is_err());
         hasher.verify_nobody("anything").await.unwrap();
+    }
+
+    /// From the tests of the reference implementation, https://github.com/P-H-C/phc-winner-argon2
+    #[test]
+    fn hashes_are_those_of_the_reference_implementation() {
+        let hash = "$argon2id$v=19$m=65536,t=2,p=1$c29tZXNhbHQ$CTFhFdXPJO1aFaMaO6Mm5c8y7cJHAph8ArZWb2GRPPc";
+        assert!(verify_now("password", hash).unwrap());
+        assert!(!verify_now("Password", hash).unwrap());
     }
 
     #[test]

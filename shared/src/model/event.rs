@@ -3,6 +3,8 @@
 //! The message is: version (1 byte), length of the description (4 bytes, big endian), the description as JSON,
 //! length of the header block (4 bytes), the header block, the body. Headers and body are bytes, not text.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -67,15 +69,15 @@ struct Description<'a> {
     source: SourceId,
     received_ms: Millis,
     #[serde(borrow)]
-    method: std::borrow::Cow<'a, str>,
+    method: Cow<'a, str>,
     #[serde(borrow)]
-    path: std::borrow::Cow<'a, str>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    query: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    event_type: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    provider_event_id: Option<String>,
+    path: Cow<'a, str>,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    query: Option<Cow<'a, str>>,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    event_type: Option<Cow<'a, str>>,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    provider_event_id: Option<Cow<'a, str>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     verified_by: Option<Uuid>,
 }
@@ -90,9 +92,9 @@ impl Event {
             received_ms: self.received_ms,
             method: self.method.as_str().into(),
             path: self.path.as_str().into(),
-            query: self.query.clone(),
-            event_type: self.event_type.clone(),
-            provider_event_id: self.provider_event_id.clone(),
+            query: self.query.as_deref().map(Into::into),
+            event_type: self.event_type.as_deref().map(Into::into),
+            provider_event_id: self.provider_event_id.as_deref().map(Into::into),
             verified_by: self.verified_by,
         };
         let mut message = Vec::with_capacity(512 + self.headers.len() + self.body.len());
@@ -130,9 +132,9 @@ impl Event {
             received_ms: d.received_ms,
             method: d.method.into_owned(),
             path: d.path.into_owned(),
-            query: d.query,
-            event_type: d.event_type,
-            provider_event_id: d.provider_event_id,
+            query: d.query.map(Cow::into_owned),
+            event_type: d.event_type.map(Cow::into_owned),
+            provider_event_id: d.provider_event_id.map(Cow::into_owned),
             verified_by: d.verified_by,
             headers,
             body: message,

@@ -9,11 +9,16 @@ pub const HOPS: &str = "hookyard-hops";
 
 /// Writes the lines of `headers` as a block.
 pub fn encode(headers: &HeaderMap) -> Vec<u8> {
+    encode_masked(headers, |_| None)
+}
+
+/// Writes the lines of `headers` as a block, with what `mask` gives for a name in the place of its values.
+pub fn encode_masked(headers: &HeaderMap, mask: impl Fn(&HeaderName) -> Option<&'static str>) -> Vec<u8> {
     let mut block = Vec::with_capacity(headers.len() * 48);
     for (name, value) in headers {
         block.extend_from_slice(name.as_str().as_bytes());
         block.extend_from_slice(b": ");
-        block.extend_from_slice(value.as_bytes());
+        block.extend_from_slice(mask(name).map_or(value.as_bytes(), str::as_bytes));
         block.extend_from_slice(b"\r\n");
     }
     block

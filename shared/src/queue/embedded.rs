@@ -16,8 +16,8 @@ use sqlx::{AssertSqlSafe, SqlSafeStr, SqliteConnection};
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::{Batch, Consumer, Health, Message, Most, PublishError, Publisher, QueueError, Receipt, Room};
-use crate::store::SqlitePools;
 use crate::store::sqlite::{self, placeholders, portions};
+use crate::store::{SqlitePools, is_io_error};
 
 /// Messages in one commit.
 const GROUP: usize = 512;
@@ -126,7 +126,9 @@ impl Publisher for EmbeddedQueue {
     }
 
     fn health(&self) -> Health {
-        if self.shared.failed.load(Ordering::Relaxed) { Health::Failed } else { Health::Up }
+        // The checkpoints of the file may find out before the writer does.
+        let failed = self.shared.failed.load(Ordering::Relaxed) || self.shared.pools.file.failed();
+        if failed { Health::Failed } else { Health::Up }
     }
 }
 
@@ -217,18 +219,6 @@ fn publish_recent(shared: &Shared, last: &mut i64, payloads: impl Iterator<Item 
     }
     shared.committed.store(*last, Ordering::Release);
     shared.arrived.notify_one();
-}
-
-/// SQLITE_IOERR and its extended codes: the disk failed, as opposed to being full or busy.
-fn is_io_error(error: &sqlx::Error) -> bool {
-    if matches!(error, sqlx::Error::Io(_)) {
-        return true;
-    }
-    error
-        .as_database_error()
-        .and_then(|e| e.code())
-        .and_then(|code| code.parse::<i32>().ok())
-        .is_some_and(|code| code & 0xff == 10)
 }
 
 /// The consuming side of the embedded queue.

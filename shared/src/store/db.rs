@@ -4,9 +4,11 @@
 //! configured; `row!` declares what comes back. Neither needs sqlx's derive macros, which would compile
 //! both drivers a second time.
 
+use std::sync::Arc;
+
 use sqlx::{PgPool, SqlitePool};
 
-use crate::id::{DestinationId, SourceId, SubscriptionId};
+use super::sqlite_file::{FileState, SqliteTx};
 
 /// SQLite's two doors: any number of readers, and the one connection that writes.
 ///
@@ -18,6 +20,8 @@ pub struct SqlitePools {
     pub read: SqlitePool,
     /// Exactly one connection.
     pub write: SqlitePool,
+    /// Whether the disk failed, and how much of the file is free.
+    pub file: Arc<FileState>,
 }
 
 /// A handle to the store's database. Cheap to clone.
@@ -32,20 +36,9 @@ pub enum Db {
 /// A transaction on either engine. Dropping it rolls back.
 pub enum Tx {
     /// `BEGIN IMMEDIATE` on the writing connection.
-    Sqlite(sqlx::SqliteTransaction<'static>),
+    Sqlite(SqliteTx),
     /// An ordinary transaction.
     Pg(sqlx::PgTransaction<'static>),
-}
-
-/// What changed in the configuration, so that every process can reload just that.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum CatalogChange {
-    /// A source or one of its secrets.
-    Source(SourceId),
-    /// A destination.
-    Destination(DestinationId),
-    /// A subscription.
-    Subscription(SubscriptionId),
 }
 
 impl Db {
@@ -57,7 +50,7 @@ impl Db {
     /// When no connection is to be had in time, or the engine refuses.
     pub async fn begin(&self) -> sqlx::Result<Tx> {
         Ok(match self {
-            Self::Sqlite(pools) => Tx::Sqlite(pools.write.begin_with("BEGIN IMMEDIATE").await?),
+            Self::Sqlite(pools) => Tx::Sqlite(SqliteTx::begin(pools).await?),
             Self::Pg(pool) => Tx::Pg(pool.begin().await?),
         })
     }
@@ -120,6 +113,15 @@ pub fn is_suspect(error: &sqlx::Error) -> bool {
     code.starts_with("54") || matches!(code.as_ref(), "57014" | "XX000" | "1")
 }
 
+/// Whether SQLite says that the disk failed (SQLITE_IOERR and its extended codes), as opposed to being full or busy.
+pub fn is_io_error(error: &sqlx::Error) -> bool {
+    if matches!(error, sqlx::Error::Io(_)) {
+        return true;
+    }
+    let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
+    code.and_then(|code| code.parse::<i32>().ok()).is_some_and(|code| code & 0xff == 10)
+}
+
 /// Declares a struct and how it is read from a row of either engine, column by field name.
 #[macro_export]
 macro_rules! row {
@@ -147,7 +149,10 @@ macro_rules! row {
 macro_rules! q {
     (tx $t:expr, $($r:tt)*) => {
         match $t {
-            $crate::store::Tx::Sqlite(c) => $crate::q!(@s (&mut **c), $($r)*),
+            $crate::store::Tx::Sqlite(c) => {
+                let outcome = $crate::q!(@s (&mut **c), $($r)*);
+                c.note(outcome)
+            }
             $crate::store::Tx::Pg(c) => $crate::q!(@p (&mut **c), $($r)*),
         }
     };
@@ -159,7 +164,10 @@ macro_rules! q {
     (@x $e:tt, $m:ident as $row:ty, $sql:expr $(, $b:expr)* $(,)?) => { sqlx::query_as::<_, $row>($sql)$(.bind($b))*.$m($e).await };
     ($db:expr, execute, $($r:tt)*) => {
         match $db {
-            $crate::store::Db::Sqlite(c) => $crate::q!(@s (&c.write), execute, $($r)*),
+            $crate::store::Db::Sqlite(c) => match c.file.usable() {
+                Ok(()) => c.file.note($crate::q!(@s (&c.write), execute, $($r)*)),
+                Err(error) => Err(error),
+            },
             $crate::store::Db::Pg(c) => $crate::q!(@p c, execute, $($r)*),
         }
     };

@@ -8,7 +8,7 @@ use crate::id::{DeliveryId, DestinationId, EventId, SourceId, SubscriptionId, Wo
 use crate::{q, row};
 
 /// Deliveries that one statement cancels.
-const CANCEL_BATCH: i64 = 2_000;
+pub(super) const CANCEL_BATCH: u64 = 2_000;
 
 /// The state of a delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -320,6 +320,25 @@ async fn lock(tx: &mut Tx, workspace: WorkspaceId, id: DeliveryId) -> sqlx::Resu
     )
 }
 
+/// Remembers a subscription that is being removed: what is under way for it may come back to wait.
+pub(super) async fn remember_removed(
+    tx: &mut Tx,
+    subscription: Uuid,
+    destination: Uuid,
+    now: Millis,
+) -> sqlx::Result<()> {
+    q!(
+        tx tx,
+        execute,
+        "INSERT INTO removed_subscription (subscription_id, destination_id, removed_ms) VALUES ($1, $2, $3)
+         ON CONFLICT (subscription_id) DO NOTHING",
+        subscription,
+        destination,
+        now
+    )
+    .map(|_| ())
+}
+
 /// Cancels up to one batch each of the due and the held deliveries to a destination, of one subscription or of all.
 /// Rows that a worker has in its hands at this moment are passed over. Gives how many the fuller batch held.
 pub(super) async fn cancel_waiting(
@@ -341,7 +360,7 @@ pub(super) async fn cancel_waiting(
         destination,
         subscription,
         now,
-        CANCEL_BATCH
+        CANCEL_BATCH as i64
     )?;
     let held = q!(
         tx tx,
@@ -355,7 +374,7 @@ pub(super) async fn cancel_waiting(
         destination,
         subscription,
         now,
-        CANCEL_BATCH
+        CANCEL_BATCH as i64
     )?;
     Ok(pending.max(held))
 }
@@ -366,7 +385,7 @@ pub(super) async fn cancel_rest(store: &Store, destination: Uuid, subscription: 
         let mut tx = store.db.begin().await?;
         let cancelled = cancel_waiting(&mut tx, destination, subscription, store.now_ms()).await?;
         tx.commit().await?;
-        if cancelled < CANCEL_BATCH as u64 {
+        if cancelled < CANCEL_BATCH {
             return Ok(());
         }
     }

@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use super::deliveries::{cancel_rest, cancel_waiting};
+use super::deliveries::{cancel_rest, cancel_waiting, remember_removed};
 use super::{CatalogChange, Store};
 use crate::id::{DestinationId, WorkspaceId};
 use crate::{q, row};
@@ -147,7 +147,9 @@ impl Store {
             changed.inspector_delay_ms,
             self.now_ms()
         )?;
-        self.commit_changes(tx, &[CatalogChange::Destination(changed.destination_id.into())]).await?;
+        if updated.is_some() {
+            self.commit_changes(tx, &[CatalogChange::Destination(changed.destination_id.into())]).await?;
+        }
         Ok(updated)
     }
 
@@ -214,6 +216,9 @@ impl Store {
         )?;
         if deleted == 0 {
             return Ok(false);
+        }
+        for (subscription,) in &subscriptions {
+            remember_removed(&mut tx, *subscription, id.0, self.now_ms()).await?;
         }
         cancel_waiting(&mut tx, id.0, None, self.now_ms()).await?;
         let mut changes = vec![CatalogChange::Destination(id)];

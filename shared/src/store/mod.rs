@@ -2,6 +2,7 @@
 
 pub mod api_keys;
 mod catalog_rows;
+mod changes;
 mod db;
 pub mod deliveries;
 pub mod destinations;
@@ -17,15 +18,18 @@ pub mod sessions;
 pub mod settings;
 pub mod sources;
 pub mod sqlite;
+mod sqlite_file;
 pub mod subscriptions;
 pub mod throttle;
 pub mod users;
 
 pub use catalog_rows::{DestinationRow, SecretRow, SourceRow, SubscriptionRow};
-pub use db::{CatalogChange, Db, SqlitePools, Tx, is_refusal, is_retryable, is_suspect, is_unique_violation};
+pub use changes::{CatalogChange, CatalogNotice};
+pub use db::{Db, SqlitePools, Tx, is_io_error, is_refusal, is_retryable, is_suspect, is_unique_violation};
+pub use sqlite_file::{FileState, SqliteTx};
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicI64;
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
@@ -70,9 +74,9 @@ pub struct Store {
     /// The time of day.
     pub clock: Clock,
     /// Catalog changes of this process; the embedded profile's stand-in for LISTEN/NOTIFY.
-    changes: broadcast::Sender<CatalogChange>,
-    /// How many of them were told.
-    told: Arc<AtomicU64>,
+    changes: broadcast::Sender<CatalogNotice>,
+    /// The catalog's version after the latest of them.
+    own_version: Arc<AtomicI64>,
 }
 
 impl Store {
@@ -85,7 +89,7 @@ impl Store {
             StoreLocation::Sqlite(path) => Db::Sqlite(sqlite::open(path, 3).await.map_err(OpenError::Connect)?),
             StoreLocation::Postgres(url) => Db::Pg(open_postgres(url).await?),
         };
-        Ok(Self { db, clock, changes: broadcast::channel(1024).0, told: Arc::default() })
+        Ok(Self { db, clock, changes: broadcast::channel(1024).0, own_version: Arc::default() })
     }
 
     /// Brings the schema up to date; under an advisory lock on Postgres, so that several starters may call it.
@@ -102,6 +106,19 @@ impl Store {
     /// When the store does not answer.
     pub async fn pending_migrations(&self) -> sqlx::Result<usize> {
         migrate::pending(&self.db).await
+    }
+
+    /// Whether the disk under the store failed (SQLite): nothing is written any more.
+    pub fn disk_failed(&self) -> bool {
+        matches!(&self.db, Db::Sqlite(pools) if pools.file.failed())
+    }
+
+    /// Bytes inside the store's file that are free to be used again (SQLite); as of a few seconds ago.
+    pub fn free_bytes(&self) -> u64 {
+        match &self.db {
+            Db::Sqlite(pools) => pools.file.free_bytes(),
+            Db::Pg(_) => 0,
+        }
     }
 
     /// Unix milliseconds by the application's clock: for everything but leases and due times.
@@ -122,64 +139,6 @@ impl Store {
             }
         }
     }
-
-    /// Commits and tells every process what changed in the configuration.
-    ///
-    /// # Errors
-    /// When the commit fails; nobody is told then.
-    pub async fn commit_changes(&self, mut tx: Tx, changes: &[CatalogChange]) -> sqlx::Result<()> {
-        if let Tx::Pg(pg) = &mut tx {
-            for change in changes {
-                sqlx::query("SELECT pg_notify('hookyard_catalog', $1)")
-                    .bind(change.to_string())
-                    .execute(&mut **pg)
-                    .await?;
-            }
-        }
-        tx.commit().await?;
-        if matches!(self.db, Db::Sqlite(_)) {
-            for change in changes {
-                // No receiver only means that no catalog runs in this process.
-                self.changes.send(*change).ok();
-            }
-            // Counted after they were sent: whoever sees the count finds them waiting.
-            self.told.fetch_add(changes.len() as u64, Ordering::AcqRel);
-        }
-        Ok(())
-    }
-
-    /// How many catalog changes this process has made (embedded profile only).
-    pub fn changes_told(&self) -> u64 {
-        self.told.load(Ordering::Acquire)
-    }
-
-    /// The catalog changes that this process makes (embedded profile only).
-    pub fn local_changes(&self) -> broadcast::Receiver<CatalogChange> {
-        self.changes.subscribe()
-    }
-}
-
-impl std::fmt::Display for CatalogChange {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Source(id) => id.fmt(f),
-            Self::Destination(id) => id.fmt(f),
-            Self::Subscription(id) => id.fmt(f),
-        }
-    }
-}
-
-impl std::str::FromStr for CatalogChange {
-    type Err = crate::id::IdError;
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        if text.starts_with("src_") {
-            text.parse().map(Self::Source)
-        } else if text.starts_with("dst_") {
-            text.parse().map(Self::Destination)
-        } else {
-            text.parse().map(Self::Subscription)
-        }
-    }
 }
 
 async fn open_postgres(url: &str) -> Result<sqlx::PgPool, OpenError> {
@@ -193,6 +152,11 @@ async fn open_postgres(url: &str) -> Result<sqlx::PgPool, OpenError> {
             ("statement_timeout", "15s"),
             ("lock_timeout", "10s"),
             ("synchronous_commit", "on"),
+            // Every statement of ours finds its rows by an index. A plan that was made while a table was small, or by
+            // statistics that are a minute old, must not read the whole table once it has grown.
+            ("enable_seqscan", "off"),
+            ("random_page_cost", "1.1"),
+            ("jit", "off"),
         ]);
     // The pool only says that it timed out; a connection by itself says why.
     let probe = PgConnection::connect_with(&options).await.map_err(OpenError::Connect)?;

@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use super::deliveries::{cancel_rest, cancel_waiting};
+use super::deliveries::{cancel_rest, cancel_waiting, remember_removed};
 use super::{CatalogChange, Store};
 use crate::clock::Millis;
 use crate::id::{SecretId, SourceId, WorkspaceId};
@@ -211,7 +211,9 @@ impl Store {
             &source.response_body,
             self.now_ms()
         )?;
-        self.commit_changes(tx, &[CatalogChange::Source(source.source_id.into())]).await?;
+        if updated.is_some() {
+            self.commit_changes(tx, &[CatalogChange::Source(source.source_id.into())]).await?;
+        }
         Ok(updated)
     }
 
@@ -250,6 +252,7 @@ impl Store {
         let now = self.now_ms();
         for (subscription, destination) in &subscriptions {
             changes.push(CatalogChange::Subscription((*subscription).into()));
+            remember_removed(&mut tx, *subscription, *destination, now).await?;
             cancel_waiting(&mut tx, *destination, Some(*subscription), now).await?;
         }
         self.commit_changes(tx, &changes).await?;

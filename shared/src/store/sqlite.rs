@@ -5,10 +5,11 @@
 //! a log that outgrew its bound is cut by the writer itself.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::SqlitePool;
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::sqlite::{SqliteAutoVacuum, SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 
 use super::SqlitePools;
 
@@ -24,9 +25,22 @@ const RESTART_BYTES: u64 = 256 * 1024 * 1024;
 /// # Errors
 /// When the file cannot be opened or is not a database.
 pub async fn open(path: &Path, readers: u32) -> sqlx::Result<SqlitePools> {
+    let pools = connect(path, readers).await?;
+    let checkpointer = SqlitePoolOptions::new()
+        .max_connections(1)
+        .connect_with(SqliteConnectOptions::new().filename(path).busy_timeout(Duration::from_millis(100)))
+        .await?;
+    tokio::spawn(look_after(path.with_extension("db-wal"), checkpointer, pools.clone()));
+    Ok(pools)
+}
+
+/// [`open`] without anybody who looks after the file.
+pub(super) async fn connect(path: &Path, readers: u32) -> sqlx::Result<SqlitePools> {
     let options = SqliteConnectOptions::new()
         .filename(path)
         .create_if_missing(true)
+        // For new files: what is deleted can be given back to the file system.
+        .auto_vacuum(SqliteAutoVacuum::Incremental)
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(SqliteSynchronous::Full)
         .foreign_keys(true)
@@ -47,34 +61,52 @@ pub async fn open(path: &Path, readers: u32) -> sqlx::Result<SqlitePools> {
         .acquire_timeout(Duration::from_secs(5))
         .connect_with(options.pragma("query_only", "1"))
         .await?;
-    let checkpointer = SqlitePoolOptions::new()
-        .max_connections(1)
-        .connect_with(SqliteConnectOptions::new().filename(path).busy_timeout(Duration::from_millis(100)))
-        .await?;
-    tokio::spawn(checkpoint(path.with_extension("db-wal"), checkpointer, write.clone()));
-    Ok(SqlitePools { read, write })
+    Ok(SqlitePools { read, write, file: Arc::default() })
 }
 
 /// Runs until the writing pool is closed.
-async fn checkpoint(wal: std::path::PathBuf, passive: SqlitePool, write: SqlitePool) {
+async fn look_after(wal: std::path::PathBuf, passive: SqlitePool, pools: SqlitePools) {
     let mut tick = tokio::time::interval(Duration::from_millis(500));
+    let mut turn = 0_u32;
     loop {
         tick.tick().await;
-        if write.is_closed() {
+        if pools.write.is_closed() {
             return;
         }
-        let bytes = tokio::fs::metadata(&wal).await.map_or(0, |m| m.len());
-        let outcome = if bytes > RESTART_BYTES {
-            sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").execute(&write).await
-        } else if bytes > CHECKPOINT_PAGES * 4096 {
-            sqlx::query("PRAGMA wal_checkpoint(PASSIVE)").execute(&passive).await
-        } else {
-            continue;
-        };
-        if let Err(error) = outcome {
+        if let Err(error) = pools.file.note(checkpoint(&wal, &passive, &pools.write).await) {
             tracing::warn!(error = %error, "a checkpoint of the embedded database failed; the next one tries again");
         }
+        turn = turn.wrapping_add(1);
+        if turn.is_multiple_of(4)
+            && let Err(error) = give_back_space(&pools).await
+        {
+            tracing::debug!(error = %error, "free pages of the embedded database could not be given back");
+        }
     }
+}
+
+/// A few small steps, with room for others between them.
+async fn give_back_space(pools: &SqlitePools) -> sqlx::Result<()> {
+    for _ in 0..8 {
+        if !pools.give_back_space().await? {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    Ok(())
+}
+
+async fn checkpoint(wal: &Path, passive: &SqlitePool, write: &SqlitePool) -> sqlx::Result<()> {
+    let bytes = tokio::fs::metadata(wal).await.map_or(0, |m| m.len());
+    let (how, pool) = if bytes > RESTART_BYTES {
+        ("PRAGMA wal_checkpoint(TRUNCATE)", write)
+    } else if bytes > CHECKPOINT_PAGES * 4096 {
+        ("PRAGMA wal_checkpoint(PASSIVE)", passive)
+    } else {
+        return Ok(());
+    };
+    fail::fail_point!("sqlite.checkpoint", |_| Err(sqlx::Error::Io(std::io::Error::other("injected"))));
+    sqlx::query(how).execute(pool).await.map(|_| ())
 }
 
 /// `(?,?),(?,?)` for `rows` rows of `columns` columns: the only texts that are built, for multi-row statements.

@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use super::deliveries::{cancel_rest, cancel_waiting};
+use super::deliveries::{cancel_rest, cancel_waiting, remember_removed};
 use super::{CatalogChange, Store, Tx};
 use crate::id::{SubscriptionId, UserId, WorkspaceId};
 use crate::{q, row};
@@ -208,6 +208,7 @@ impl Store {
             version
         )?;
         let Some((destination,)) = deleted else { return Ok(false) };
+        remember_removed(&mut tx, id.0, destination, self.now_ms()).await?;
         cancel_waiting(&mut tx, destination, Some(id.0), self.now_ms()).await?;
         self.commit_changes(tx, &[CatalogChange::Subscription(id)]).await?;
         cancel_rest(self, destination, Some(id.0)).await?;

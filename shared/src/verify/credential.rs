@@ -5,14 +5,15 @@ use std::borrow::Cow;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use http::header::AUTHORIZATION;
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::header::{AUTHORIZATION, PROXY_AUTHORIZATION};
+use http::{HeaderMap, HeaderName};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 use super::Received;
 use super::place::Place;
 use super::refusal::{Part, Refusal};
+use crate::model::headers;
 
 /// What stands in the place of a credential.
 const MASK: &str = "***";
@@ -112,18 +113,22 @@ impl Credentials {
         &self.query
     }
 
-    /// Replaces every credential by `***`: in the headers in place, in the query in what is returned.
-    /// The rest of the query stays as it is, byte for byte.
-    pub fn mask(&self, headers: &mut HeaderMap, query: Option<&str>) -> Option<String> {
-        for name in &self.headers {
-            if headers.contains_key(name) {
-                headers.insert(name, HeaderValue::from_static(MASK));
-            }
-        }
-        query.map(|query| if self.query.is_empty() { query.to_owned() } else { self.mask_query(query) })
+    /// Whether the values of this header may be neither stored nor forwarded. That is so for what authorises a sender
+    /// by HTTP's own headers even where the scheme does not look at them.
+    pub fn covers(&self, header: &HeaderName) -> bool {
+        header == AUTHORIZATION || header == PROXY_AUTHORIZATION || self.headers.contains(header)
     }
 
-    fn mask_query(&self, query: &str) -> String {
+    /// The header block as it is stored: credentials replaced by `***`.
+    pub fn masked_headers(&self, headers: &HeaderMap) -> Vec<u8> {
+        headers::encode_masked(headers, |name| self.covers(name).then_some(MASK))
+    }
+
+    /// The query as it is stored: credentials replaced by `***`, the rest byte for byte.
+    pub fn masked_query(&self, query: &str) -> String {
+        if self.query.is_empty() {
+            return query.to_owned();
+        }
         let masked = query.split('&').map(|pair| {
             // The same decoding as when the credential is read, so that no spelling of the name slips by.
             let secret =

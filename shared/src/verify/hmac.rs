@@ -185,7 +185,7 @@ impl Plan {
                 Token::Header(name) => bytes_of(Place::Header(name.clone()).require(request, Part::Signed)?),
                 Token::Form(name) => bytes_of(Place::Form(name.clone()).require(request, Part::Signed)?),
                 Token::Method => Cow::Borrowed(request.method.as_bytes()),
-                Token::Url => Cow::Borrowed(request.url.as_bytes()),
+                Token::Url => Cow::Owned(request.url().into_bytes()),
                 Token::Path => Cow::Borrowed(request.path.as_bytes()),
             });
         }

@@ -48,14 +48,24 @@ pub struct Received<'a> {
     pub path: &'a str,
     /// The query, undecoded.
     pub query: Option<&'a str>,
-    /// The address as registered with the sender, with path and query.
-    pub url: &'a str,
+    /// Scheme and host of the address as registered with the sender; no trailing slash.
+    pub origin: &'a str,
     /// The headers.
     pub headers: &'a HeaderMap,
     /// The body, byte for byte.
     pub body: &'a [u8],
     /// When the request arrived.
     pub received_at: Millis,
+}
+
+impl Received<'_> {
+    /// The address as registered with the sender, with path and query.
+    pub fn url(&self) -> String {
+        match self.query {
+            Some(query) => format!("{}{}?{query}", self.origin, self.path),
+            None => format!("{}{}", self.origin, self.path),
+        }
+    }
 }
 
 /// A secret shared with a sender.
@@ -233,11 +243,6 @@ impl Verifier {
     /// The places whose values must be masked before a request is stored, and never forwarded.
     pub fn credentials(&self) -> &Credentials {
         &self.credentials
-    }
-
-    /// Masks the sender's credentials; see [`Credentials::mask`].
-    pub fn mask(&self, headers: &mut HeaderMap, query: Option<&str>) -> Option<String> {
-        self.credentials.mask(headers, query)
     }
 }
 

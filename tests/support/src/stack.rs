@@ -14,9 +14,6 @@ use crate::{
     shared_postgres, shared_rabbit,
 };
 
-/// How soon a change of the catalog is known to every program, with a margin for a busy machine.
-pub const CATALOG_IS_FRESH_WITHIN: Duration = Duration::from_millis(1_500);
-
 /// How the product is run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Profile {
@@ -189,12 +186,6 @@ impl Stack {
     /// Registers a new user with an API key of every scope.
     pub async fn account(&self) -> anyhow::Result<Account> {
         Account::register(&self.base_url(0)).await
-    }
-
-    /// Waits for as long as a change of sources, destinations or subscriptions may take to be known
-    /// everywhere. There is no condition to wait on: the bound (one second) is the promise.
-    pub async fn settle(&self) {
-        tokio::time::sleep(CATALOG_IS_FRESH_WITHIN).await;
     }
 
     /// An ingress. In the embedded profile number 0 is the whole program.

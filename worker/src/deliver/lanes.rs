@@ -60,6 +60,16 @@ impl Lane {
         }
     }
 
+    /// How many more may be claimed for it: nothing while it has enough to do, or while nobody told that more is due,
+    /// unless the store is being `searched`.
+    fn appetite(&self, searched: bool) -> usize {
+        let busy = self.queue.len() + self.in_flight;
+        if busy > 2 * self.held || !(searched || self.more_due) {
+            return 0;
+        }
+        (4 * self.held).clamp(64, QUEUE).saturating_sub(busy)
+    }
+
     fn has_work(&self) -> bool {
         self.in_flight > 0 || !self.queue.is_empty() || self.more_due
     }
@@ -192,8 +202,9 @@ impl Lanes {
         self.acquire(&short).await
     }
 
-    /// What may be claimed: destinations whose lanes run short of work, with their room.
-    pub(crate) fn appetite(&self) -> (Vec<Room>, Vec<DestinationId>) {
+    /// What may be claimed: destinations whose lanes run short of work, with their room, and those without a lane. Without
+    /// `search` only lanes that the store is known to have more for.
+    pub(crate) fn appetite(&self, search: bool) -> (Vec<Room>, Vec<DestinationId>) {
         let catalog = self.base.catalog.snapshot();
         let state = self.state();
         let (mut rooms, mut unknown) = (Vec::new(), Vec::new());
@@ -203,9 +214,8 @@ impl Lanes {
         for destination in catalog.destinations().filter(|d| d.enabled) {
             match state.lanes.get(&destination.id) {
                 Some(lane) if lane.held > 0 => {
-                    let busy = lane.queue.len() + lane.in_flight;
-                    let room = (4 * lane.held).clamp(64, QUEUE).saturating_sub(busy);
-                    if room > 0 && busy <= 2 * lane.held {
+                    let room = lane.appetite(search);
+                    if room > 0 {
                         rooms.push(Room { destination_id: destination.id, room: i64::try_from(room).unwrap_or(0) });
                     }
                 }
@@ -397,5 +407,26 @@ impl Lanes {
                 due
             })
             .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lane_claims_what_it_knows_of_and_searches_only_now_and_then() {
+        for (held, in_flight, more_due, searched, expected) in [
+            (16, 0, true, false, 64),
+            (16, 0, false, false, 0),
+            (16, 0, false, true, 64),
+            (16, 30, true, false, 34),
+            (16, 33, true, true, 0),
+            (1, 1, true, false, 63),
+            (1_000, 0, true, false, 2_048),
+        ] {
+            let lane = Lane { held, in_flight, more_due, ..Lane::new() };
+            assert_eq!(lane.appetite(searched), expected, "{held} {in_flight} {more_due} {searched}");
+        }
     }
 }

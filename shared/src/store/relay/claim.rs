@@ -241,12 +241,9 @@ impl Store {
             q!(
                 tx &mut tx,
                 execute,
-                {pg: "UPDATE delivery SET status = $4, lease_owner = NULL, started_ms = NULL, attempts = attempts - 1,
+                "UPDATE delivery SET status = $4, lease_owner = NULL, started_ms = NULL, attempts = attempts - 1,
                         next_attempt_ms = $3
-                 WHERE delivery_id = $1 AND lease_owner IS NOT DISTINCT FROM $2 AND status = 'leased'",
-                 sqlite: "UPDATE delivery SET status = $4, lease_owner = NULL, started_ms = NULL, attempts = attempts - 1,
-                        next_attempt_ms = $3
-                 WHERE delivery_id = $1 AND +lease_owner = $2 AND status = 'leased'"},
+                 WHERE delivery_id = $1 AND lease_owner = $2",
                 delivery,
                 worker.0,
                 now,
@@ -254,52 +251,5 @@ impl Store {
             )?;
         }
         tx.commit().await
-    }
-
-    /// Brings what waits in line with the configuration, a step at a time: held deliveries of enabled destinations are due,
-    /// due ones of disabled destinations are held. The API does the same at once; this catches what a process with an
-    /// older catalog inserted meanwhile.
-    ///
-    /// # Errors
-    /// When the store does not answer.
-    pub async fn settle_waiting(&self) -> sqlx::Result<()> {
-        q!(
-            &self.db,
-            execute,
-            "UPDATE delivery SET status = 'pending', next_attempt_ms = $1
-             WHERE status = 'held' AND delivery_id IN (
-                SELECT delivery_id FROM delivery WHERE status = 'held'
-                  AND destination_id IN (SELECT destination_id FROM destination WHERE enabled) LIMIT 1000)",
-            self.store_now_ms().await?
-        )?;
-        q!(
-            &self.db,
-            execute,
-            "UPDATE delivery SET status = 'held'
-             WHERE status = 'pending' AND delivery_id IN (
-                SELECT delivery_id FROM delivery WHERE status = 'pending'
-                  AND destination_id IN (SELECT destination_id FROM destination WHERE NOT enabled) LIMIT 1000)"
-        )?;
-        Ok(())
-    }
-
-    /// Cancels what waits for a destination or by a subscription that is gone, a step at a time.
-    ///
-    /// # Errors
-    /// When the store does not answer.
-    pub async fn cancel_orphans(&self) -> sqlx::Result<()> {
-        q!(
-            &self.db,
-            execute,
-            "UPDATE delivery SET status = 'cancelled', finished_ms = $1, next_attempt_ms = NULL
-             WHERE status IN ('pending', 'held') AND delivery_id IN (
-                SELECT delivery_id FROM delivery AS d
-                WHERE d.status IN ('pending', 'held')
-                  AND (NOT EXISTS (SELECT 1 FROM destination AS t WHERE t.destination_id = d.destination_id)
-                    OR NOT EXISTS (SELECT 1 FROM subscription AS s WHERE s.subscription_id = d.subscription_id))
-                LIMIT 1000)",
-            self.now_ms()
-        )
-        .map(|_| ())
     }
 }

@@ -128,8 +128,9 @@ impl Store {
     /// # Errors
     /// When the store does not answer.
     pub async fn insert_inspection(&self, inspection: &NewInspection) -> sqlx::Result<()> {
+        let mut tx = self.db.begin().await?;
         q!(
-            &self.db,
+            tx &mut tx,
             execute,
             "INSERT INTO inspection (inspection_id, destination_id, delivery_id, received_ms, headers, body)
              VALUES ($1, $2, $3, $4, $5, $6)",
@@ -141,14 +142,14 @@ impl Store {
             &inspection.body
         )?;
         q!(
-            &self.db,
+            tx &mut tx,
             execute,
             "DELETE FROM inspection WHERE inspection_id IN (
                 SELECT inspection_id FROM inspection WHERE destination_id = $1 ORDER BY inspection_id DESC LIMIT 10 OFFSET $2)",
             inspection.destination_id.0,
             INSPECTIONS
         )?;
-        Ok(())
+        tx.commit().await
     }
 
     /// Keeps a message that is no event, for a person to look at; once, however often it comes. Gives whether it is new.

@@ -6,11 +6,12 @@ mod lease;
 mod persist;
 mod record;
 mod retention;
+mod tidy;
 
 use super::sqlite::{placeholders, portions};
 
 pub use claim::{Claimed, Room, StoredEvent};
 pub use keep::{NewInspection, NewRejection, Parked};
 pub use lease::{SlotWish, Slots};
-pub use persist::{NewDelivery, NewStatus};
+pub use persist::{NewDelivery, NewStatus, Persisted};
 pub use record::{AttemptRecord, AttemptState, Next};

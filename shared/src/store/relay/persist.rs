@@ -55,9 +55,21 @@ impl NewDelivery {
     }
 }
 
+/// What became of a batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Persisted {
+    /// It is written. These events were new.
+    New(HashSet<EventId>),
+    /// Nothing is written: the configuration has changed since the deliveries were made.
+    Stale {
+        /// The version that it has now, or a newer one.
+        version: i64,
+    },
+}
+
 impl Store {
-    /// Inserts events that are not there yet, with their deliveries. Gives the ids that were new; the deliveries of
-    /// the others were left out.
+    /// Inserts events that are not there yet, with their deliveries, whatever catalog those were made by. Gives the ids
+    /// that were new; the deliveries of the others were left out.
     ///
     /// # Errors
     /// When the store does not answer or refuses a value; nothing was inserted then, or (if the connection broke at
@@ -68,23 +80,45 @@ impl Store {
         events: &[Event],
         deliveries: &[NewDelivery],
     ) -> sqlx::Result<HashSet<EventId>> {
-        let now = self.now_ms();
-        if let Db::Pg(pool) = &self.db {
-            return insert_pg(pool, worker, events, deliveries, now).await;
+        match self.persist_routed(worker, events, deliveries, i64::MAX).await? {
+            Persisted::New(new) => Ok(new),
+            // No version is newer than that one.
+            Persisted::Stale { .. } => Ok(HashSet::new()),
         }
-        let mut tx = self.db.begin().await?;
-        let new = insert(&mut tx, worker, events, deliveries, now).await?;
-        tx.commit().await?;
-        Ok(new)
     }
 
-    /// Does what [`Store::persist`] does and takes it back: whether the store takes events at all.
+    /// [`Store::persist`] of deliveries that were made by the catalog of version `routed_by`; nothing is inserted if the
+    /// configuration has changed since. The version is read in the same transaction: a change that was committed before
+    /// it began is seen.
+    ///
+    /// # Errors
+    /// As [`Store::persist`].
+    pub async fn persist_routed(
+        &self,
+        worker: WorkerId,
+        events: &[Event],
+        deliveries: &[NewDelivery],
+        routed_by: i64,
+    ) -> sqlx::Result<Persisted> {
+        let now = self.now_ms();
+        if let Db::Pg(pool) = &self.db {
+            return insert_pg(pool, worker, events, deliveries, routed_by, now).await;
+        }
+        let mut tx = self.db.begin().await?;
+        let outcome = insert(&mut tx, worker, events, deliveries, routed_by, now).await?;
+        if let Persisted::New(_) = outcome {
+            tx.commit().await?;
+        }
+        Ok(outcome)
+    }
+
+    /// Does what [`Store::persist`] does and takes it back: whether the store takes such events at all.
     ///
     /// # Errors
     /// As [`Store::persist`].
     pub async fn rehearse(&self, worker: WorkerId, events: &[Event], deliveries: &[NewDelivery]) -> sqlx::Result<()> {
         let mut tx = self.db.begin().await?;
-        insert(&mut tx, worker, events, deliveries, self.now_ms()).await?;
+        insert(&mut tx, worker, events, deliveries, i64::MAX, self.now_ms()).await?;
         // Dropping it rolls back.
         Ok(())
     }
@@ -95,11 +129,12 @@ async fn insert(
     worker: WorkerId,
     events: &[Event],
     deliveries: &[NewDelivery],
+    routed_by: i64,
     now: Millis,
-) -> sqlx::Result<HashSet<EventId>> {
+) -> sqlx::Result<Persisted> {
     match tx {
-        Tx::Pg(tx) => insert_pg(&mut **tx, worker, events, deliveries, now).await,
-        Tx::Sqlite(tx) => insert_sqlite(tx, worker, events, deliveries, now).await,
+        Tx::Pg(tx) => insert_pg(&mut **tx, worker, events, deliveries, routed_by, now).await,
+        Tx::Sqlite(tx) => insert_sqlite(tx, worker, events, deliveries, routed_by, now).await,
     }
 }
 
@@ -108,8 +143,13 @@ async fn insert_sqlite(
     worker: WorkerId,
     events: &[Event],
     deliveries: &[NewDelivery],
+    routed_by: i64,
     now: Millis,
-) -> sqlx::Result<HashSet<EventId>> {
+) -> sqlx::Result<Persisted> {
+    let (version,): (i64,) = sqlx::query_as("SELECT version FROM catalog_version").fetch_one(&mut *tx).await?;
+    if version > routed_by {
+        return Ok(Persisted::Stale { version });
+    }
     let mut new = HashSet::with_capacity(events.len());
     for chunk in portions(events) {
         let text = format!(
@@ -165,7 +205,7 @@ async fn insert_sqlite(
         }
         query.execute(&mut *tx).await?;
     }
-    Ok(new)
+    Ok(Persisted::New(new))
 }
 
 async fn insert_pg(
@@ -173,14 +213,18 @@ async fn insert_pg(
     worker: WorkerId,
     events: &[Event],
     deliveries: &[NewDelivery],
+    routed_by: i64,
     now: Millis,
-) -> sqlx::Result<HashSet<EventId>> {
-    // One statement is one transaction and one round trip. `deliver` runs although nothing reads it.
-    let text = "WITH fresh AS (
+) -> sqlx::Result<Persisted> {
+    // One statement is one transaction, one snapshot and one round trip. `deliver` runs although nothing reads it.
+    let text = "WITH catalog AS (
+            SELECT version FROM catalog_version
+        ), fresh AS (
             INSERT INTO event (event_id, workspace_id, source_id, received_ms, method, path, query, headers, body,
                                event_type, provider_event_id, verified_by)
             SELECT * FROM UNNEST($1::uuid[], $2::uuid[], $3::uuid[], $4::bigint[], $5::text[], $6::text[], $7::text[],
                                  $8::bytea[], $9::bytea[], $10::text[], $11::text[], $12::uuid[])
+            WHERE (SELECT version FROM catalog) <= $22
             ON CONFLICT (event_id) DO NOTHING
             RETURNING event_id
         ), deliver AS (
@@ -196,8 +240,8 @@ async fn insert_pg(
             JOIN fresh USING (event_id)
             CROSS JOIN (SELECT hookyard_now_ms() AS now) AS t
         )
-        SELECT event_id FROM fresh";
-    let rows: Vec<(Uuid,)> = sqlx::query_as(text)
+        SELECT catalog.version, fresh.event_id FROM catalog LEFT JOIN fresh ON TRUE";
+    let rows: Vec<(i64, Option<Uuid>)> = sqlx::query_as(text)
         .bind(events.iter().map(|e| e.id.0).collect::<Vec<_>>())
         .bind(events.iter().map(|e| e.workspace_id.0).collect::<Vec<_>>())
         .bind(events.iter().map(|e| e.source_id.0).collect::<Vec<_>>())
@@ -219,7 +263,11 @@ async fn insert_pg(
         .bind(deliveries.iter().map(NewDelivery::status_text).collect::<Vec<_>>())
         .bind(worker.0)
         .bind(now)
+        .bind(routed_by)
         .fetch_all(executor)
         .await?;
-    Ok(rows.into_iter().map(|(id,)| EventId(id)).collect())
+    match rows.first() {
+        Some((version, _)) if *version > routed_by => Ok(Persisted::Stale { version: *version }),
+        _ => Ok(Persisted::New(rows.into_iter().filter_map(|(_, id)| id.map(EventId)).collect())),
+    }
 }

@@ -4,10 +4,18 @@ use uuid::Uuid;
 
 use crate::clock::Millis;
 use crate::q;
-use crate::store::Store;
+use crate::store::{Store, Tx};
 
 /// Rows per statement.
 const STEP: i64 = 500;
+
+/// A step of settled deliveries, oldest first; `$1` is the end of the age, `$2` the size of the step.
+macro_rules! settled {
+    () => {
+        "(SELECT delivery_id FROM delivery WHERE delivery_id < $1
+            AND status IN ('delivered', 'failed', 'dropped', 'cancelled') ORDER BY delivery_id LIMIT $2)"
+    };
+}
 
 impl Store {
     /// Removes up to a step of everything older than the given times. `true`: there may be more.
@@ -21,56 +29,78 @@ impl Store {
         let rejections = first_id_at(rejections_before);
         let now = self.now_ms();
         let mut removed = Vec::new();
-        let mut tx = self.db.begin().await?;
-        q!(
-            tx &mut tx,
-            execute,
-            "DELETE FROM attempt WHERE delivery_id IN (
-                SELECT delivery_id FROM delivery WHERE delivery_id < $1
-                  AND status IN ('delivered', 'failed', 'dropped', 'cancelled') ORDER BY delivery_id LIMIT $2)",
-            events,
-            STEP
-        )?;
-        removed.push(q!(
-            tx &mut tx,
-            execute,
-            "DELETE FROM delivery WHERE delivery_id IN (
-                SELECT delivery_id FROM delivery WHERE delivery_id < $1
-                  AND status IN ('delivered', 'failed', 'dropped', 'cancelled') ORDER BY delivery_id LIMIT $2)",
-            events,
-            STEP
-        )?);
+        let Some(mut tx) = self.begin_tidying().await? else { return Ok(false) };
+        removed.push(remove_deliveries(&mut tx, events).await?);
+        // The size of the step is in the texts: for a parameter, Postgres expects a tenth of the table and reads all of it.
         removed.push(q!(
             tx &mut tx,
             execute,
             "DELETE FROM event WHERE event_id IN (
                 SELECT event_id FROM event AS e WHERE event_id < $1
                   AND NOT EXISTS (SELECT 1 FROM delivery AS d WHERE d.event_id = e.event_id)
-                ORDER BY event_id LIMIT $2)",
-            events,
-            STEP
+                ORDER BY event_id LIMIT 500)",
+            events
         )?);
         removed.push(q!(
             tx &mut tx,
             execute,
             "DELETE FROM inspection WHERE inspection_id IN (
-                SELECT inspection_id FROM inspection WHERE inspection_id < $1 ORDER BY inspection_id LIMIT $2)",
-            events,
-            STEP
+                SELECT inspection_id FROM inspection WHERE inspection_id < $1 ORDER BY inspection_id LIMIT 500)",
+            events
         )?);
         removed.push(q!(
             tx &mut tx,
             execute,
             "DELETE FROM rejection WHERE rejection_id IN (
-                SELECT rejection_id FROM rejection WHERE rejection_id < $1 ORDER BY rejection_id LIMIT $2)",
-            rejections,
-            STEP
+                SELECT rejection_id FROM rejection WHERE rejection_id < $1 ORDER BY rejection_id LIMIT 500)",
+            rejections
         )?);
         q!(tx &mut tx, execute, "DELETE FROM session WHERE expires_ms < $1", now)?;
         q!(tx &mut tx, execute, "DELETE FROM idempotency WHERE created_ms < $1", now - 86_400_000)?;
         q!(tx &mut tx, execute, "DELETE FROM login_throttle WHERE updated_ms < $1", now - 86_400_000)?;
         tx.commit().await?;
         Ok(removed.iter().any(|rows| *rows >= STEP.unsigned_abs()))
+    }
+}
+
+/// Removes settled deliveries with their attempts. What a person sends again at this moment stays.
+async fn remove_deliveries(tx: &mut Tx, before: Uuid) -> sqlx::Result<u64> {
+    match tx {
+        Tx::Pg(pg) => {
+            // One statement, so that attempts go with exactly those deliveries that go. An IN in place of ANY may be
+            // answered by reading all deliveries.
+            let (gone,): (i64,) = sqlx::query_as(
+                "WITH gone AS (
+                    DELETE FROM delivery WHERE delivery_id = ANY(ARRAY(
+                        SELECT delivery_id FROM delivery WHERE delivery_id < $1
+                          AND status IN ('delivered', 'failed', 'dropped', 'cancelled')
+                        ORDER BY delivery_id LIMIT $2 FOR UPDATE SKIP LOCKED))
+                    RETURNING delivery_id
+                ), attempts AS (
+                    DELETE FROM attempt WHERE delivery_id = ANY(ARRAY(SELECT delivery_id FROM gone))
+                )
+                SELECT count(*) FROM gone",
+            )
+            .bind(before)
+            .bind(STEP)
+            .fetch_one(&mut **pg)
+            .await?;
+            Ok(gone.unsigned_abs())
+        }
+        // One writer: both statements see the same rows.
+        Tx::Sqlite(sqlite) => {
+            sqlx::query(concat!("DELETE FROM attempt WHERE delivery_id IN ", settled!()))
+                .bind(before)
+                .bind(STEP)
+                .execute(&mut **sqlite)
+                .await?;
+            let gone = sqlx::query(concat!("DELETE FROM delivery WHERE delivery_id IN ", settled!()))
+                .bind(before)
+                .bind(STEP)
+                .execute(&mut **sqlite)
+                .await?;
+            Ok(gone.rows_affected())
+        }
     }
 }
 

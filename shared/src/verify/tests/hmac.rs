@@ -240,7 +240,7 @@ fn parameters_cover_what_other_senders_do() {
         (
             "body, then URL",
             r#"{"kind":"hmac","message":"{body}{url}","signature":"header:x-s"}"#,
-            Sent::new(&[("x-s", &hex_256(&[body, url.as_bytes()]))], body),
+            Sent { query: Some("x=1".into()), ..Sent::new(&[("x-s", &hex_256(&[body, url.as_bytes()]))], body) },
         ),
         (
             "method, path and a header",

@@ -51,7 +51,7 @@ impl Sent {
             method: self.method,
             path: "/in/abc",
             query: self.query.as_deref(),
-            url: "https://hooks.example.com/in/abc?x=1",
+            origin: "https://hooks.example.com",
             headers: &self.headers,
             body: &self.body,
             received_at: self.at,
