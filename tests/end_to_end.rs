@@ -313,6 +313,9 @@ async fn health_readiness_metrics_and_the_api_description_are_served(profile: Pr
     let stack = Stack::start(profile).await.unwrap();
     let door = stranger(&stack);
     assert_eq!(door.get("/healthz").await.unwrap().status, 200);
+    // The address is served before the broker's connection stands.
+    let ready = async || door.get("/readyz").await.is_ok_and(|reply| reply.status == 200);
+    wait_until("readiness says yes", SOON, ready).await.unwrap();
     assert_eq!(door.get("/readyz").await.unwrap().ok().unwrap()["status"], "ok");
     stranger(&stack).post("/in/7zzzzzzzzzzzzzzzzzzzzzzzzz", &json!({})).await.unwrap();
     let metrics = door.get("/metrics").await.unwrap().text();

@@ -139,8 +139,8 @@ impl Fixture {
             &self.db,
             execute,
             "INSERT INTO delivery (delivery_id, workspace_id, event_id, subscription_id, revision, destination_id, output,
-                    webhook_id, status, attempts, failures, next_attempt_ms, created_ms, finished_ms)
-             VALUES ($1, $2, $3, $4, 1, $5, 0, $1, $6, 3, 3, NULL, $7, 9)",
+                    webhook_id, status, attempts, failures, next_attempt_ms, lease_owner, created_ms, finished_ms)
+             VALUES ($1, $2, $3, $4, 1, $5, 0, $1, $6, 3, 3, NULL, CASE WHEN $6 = 'leased' THEN $1 END, $7, 9)",
             id.0,
             self.mine.0,
             event.0,
@@ -293,7 +293,8 @@ async fn what_is_removed_takes_its_waiting_deliveries_along() {
             );
             // The attempt that was under way ends, and the delivery comes back to wait.
             let back = ids[2];
-            q!(&store.db, execute, "UPDATE delivery SET status = 'pending' WHERE delivery_id = $1", back.0).unwrap();
+            let ended = "UPDATE delivery SET status = 'pending', lease_owner = NULL WHERE delivery_id = $1";
+            q!(&store.db, execute, ended, back.0).unwrap();
             store.cancel_orphans().await.unwrap();
             assert_eq!(store.statuses(&[back, kept]).await, ["cancelled", "pending"], "{removed}");
             assert_eq!(store.store.subscription(store.mine, s.subscription_id.into()).await.unwrap(), None);
