@@ -30,13 +30,21 @@ pub(crate) async fn run(config: Arc<Config>) -> anyhow::Result<()> {
     }
     let disk = tokio::spawn(watch_disk(publisher, base.store.clone(), shutdown.clone()));
     // The worker goes on while the last requests are answered; what they accept is safe in the queue either way.
-    let worker = tokio::spawn(hookyard_worker::run(base, consumers, shutdown.clone()));
+    let worker = tokio::spawn({
+        // However the worker ends, the ingress does not go on without it.
+        let end = shutdown.clone().drop_guard();
+        let work = hookyard_worker::run(base, consumers, shutdown.clone());
+        async move {
+            let _end = end;
+            work.await
+        }
+    });
     let served = hookyard_ingress::run(state, listeners, shutdown.clone()).await;
     shutdown.cancel();
-    let worked = worker.await?;
+    let worked = worker.await;
     // A failed disk is why the others failed.
     disk.await??;
-    served.and(worked)
+    served.and(worked?)
 }
 
 /// The two ends of the configured queue.

@@ -109,6 +109,27 @@ async fn a_failed_commit_of_the_embedded_store_ends_the_program_with_74_and_lose
     assert_eq!(survives_an_end_at(Profile::Embedded, "store.commit", 20, Victim::Worker).await, Some(74));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_panic_in_a_task_of_the_worker_ends_the_program_with_70_and_loses_nothing() {
+    for profile in [Profile::Embedded, Profile::Distributed] {
+        assert_eq!(
+            survives_an_end_at(profile, "worker.schedule_panics", 4, Victim::Worker).await,
+            Some(70),
+            "{profile:?}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_panic_within_an_attempt_costs_neither_its_slot_nor_its_delivery() {
+    // More panics than the destination has slots.
+    let armed = ("FAILPOINTS", "worker.attempt_panics=40*panic");
+    let bench = Bench::start(Stack::builder(Profile::Embedded).env(armed.0, armed.1)).await;
+    let ledger = load(bench.sender(), 100).await.unwrap();
+    assert_eq!(ledger.acknowledged(), 100);
+    bench.judge("panics", &ledger, 0, 0).await;
+}
+
 // ---- kills under load ------------------------------------------------------------------------------------------------
 
 /// What is killed.

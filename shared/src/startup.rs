@@ -1,6 +1,6 @@
 //! What every program does before it serves: configuration, store, key, catalog; and how it ends when that fails.
 //!
-//! Exit codes follow `sysexits.h`: 69 a service is not to be had, 74 the disk failed, 78 the configuration is wrong.
+//! Exit codes follow `sysexits.h`: 69 a service is not to be had, 70 the program is at fault, 74 the disk failed, 78 the configuration is wrong.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -24,6 +24,8 @@ use crate::verify::Providers;
 
 /// A service that is needed cannot be reached in time.
 pub const EXIT_UNAVAILABLE: u8 = 69;
+/// The program is at fault.
+pub const EXIT_SOFTWARE: u8 = 70;
 /// The disk failed.
 pub const EXIT_DISK: u8 = 74;
 /// The configuration is wrong.

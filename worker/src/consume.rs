@@ -9,6 +9,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::Worker;
 use crate::intake::Intake;
+use crate::supervise::Supervisor;
 
 /// Events persisted together.
 const BATCH: Most = Most { messages: 500, bytes: 8 * 1024 * 1024 };
@@ -30,12 +31,20 @@ const AGAIN: Duration = Duration::from_millis(250);
 /// How long a queue is left to others after it brought events that this program cannot read.
 const STAND_BACK: Duration = Duration::from_secs(5);
 
+/// Where the tasks that consume run.
+#[derive(Clone)]
+pub(crate) struct Tasks {
+    pub(crate) tracker: TaskTracker,
+    pub(crate) supervisor: Supervisor,
+}
+
 /// Consumes every queue, each in a task of its own, until `shutdown` fires.
-pub(crate) async fn run(worker: Worker, mut consumers: Consumers, tasks: TaskTracker, shutdown: CancellationToken) {
+pub(crate) async fn run(worker: Worker, mut consumers: Consumers, tasks: Tasks, shutdown: CancellationToken) {
     loop {
         tokio::select! {
             Some(consumer) = consumers.recv() => {
-                tasks.spawn(one(worker.clone(), consumer, shutdown.clone()));
+                let queue = one(worker.clone(), consumer, shutdown.clone());
+                tasks.tracker.spawn(tasks.supervisor.watch("consume", queue));
             }
             () = shutdown.cancelled() => return,
         }

@@ -15,6 +15,7 @@ pub mod record;
 pub mod retention;
 pub mod route;
 pub mod schedule;
+mod supervise;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,6 +30,7 @@ use crate::deliver::Lanes;
 use crate::in_hand::InHand;
 use crate::lease::Lease;
 use crate::record::Recorder;
+use crate::supervise::Supervisor;
 
 /// What the worker's tasks share. Cheap to clone.
 #[derive(Clone)]
@@ -44,7 +46,8 @@ pub struct Worker {
 /// Works until `shutdown` fires, then lets attempts under way finish and gives back what was not begun.
 ///
 /// # Errors
-/// When the store does not answer at the start.
+/// When the store does not answer at the start; or when one of the worker's tasks ended by a fault, after everything was
+/// put in order as at any other end.
 pub async fn run(base: Base, consumers: Consumers, shutdown: CancellationToken) -> anyhow::Result<()> {
     let embedded = base.config.database_url.is_none();
     if embedded {
@@ -55,24 +58,29 @@ pub async fn run(base: Base, consumers: Consumers, shutdown: CancellationToken) 
     let lease = Arc::new(Lease::register(&base).await?);
     let client = Client::new(Guard::new(base.config.egress_allow.iter().copied()), ClientOptions::default())?;
     let in_hand = InHand::default();
-    let (recorder, recording) = Recorder::start(base.store.clone(), in_hand.clone());
+    let (recorder, mut recording) = Recorder::start(base.store.clone(), in_hand.clone());
     let lanes = Arc::new(Lanes::new(base.clone(), lease.clone(), client, recorder, in_hand));
     let worker = Worker { base, lease, lanes };
 
     let stop = CancellationToken::new();
     let background = TaskTracker::new();
-    background.spawn(lease::keep(worker.clone(), stop.clone()));
-    background.spawn(schedule::run(worker.clone(), stop.clone()));
-    background.spawn(parked::run(worker.clone(), stop.clone()));
-    background.spawn(retention::run(worker.clone(), stop.clone()));
-    let consuming = TaskTracker::new();
-    consuming.spawn(consume::run(worker.clone(), consumers, consuming.clone(), shutdown.clone()));
+    let supervisor = Supervisor::new(shutdown.clone());
+    background.spawn(supervisor.watch("lease", lease::keep(worker.clone(), stop.clone())));
+    background.spawn(supervisor.watch("schedule", schedule::run(worker.clone(), stop.clone())));
+    background.spawn(supervisor.watch("parked", parked::run(worker.clone(), stop.clone())));
+    background.spawn(supervisor.watch("retention", retention::run(worker.clone(), stop.clone())));
+    let consuming = consume::Tasks { tracker: TaskTracker::new(), supervisor: supervisor.clone() };
+    let all_queues = consume::run(worker.clone(), consumers, consuming.clone(), shutdown.clone());
+    consuming.tracker.spawn(supervisor.watch("consume", all_queues));
     tracing::info!(worker.id = %worker.lease.id(), "worker ready");
 
-    shutdown.cancelled().await;
+    tokio::select! {
+        () = shutdown.cancelled() => {}
+        _ = &mut recording => supervisor.ended("record"),
+    }
     let drain = worker.base.config.drain_timeout;
-    consuming.close();
-    tokio::time::timeout(drain, consuming.wait()).await.ok();
+    consuming.tracker.close();
+    tokio::time::timeout(drain, consuming.tracker.wait()).await.ok();
     worker.lanes.drain(drain).await;
     stop.cancel();
     background.close();
@@ -80,9 +88,11 @@ pub async fn run(base: Base, consumers: Consumers, shutdown: CancellationToken) 
     // The lanes hold the recorder; once they are gone it writes what it has and ends.
     let Worker { base, lease, lanes } = worker;
     drop(lanes);
-    tokio::time::timeout(Duration::from_secs(5), recording).await.ok();
+    if !recording.is_finished() {
+        tokio::time::timeout(Duration::from_secs(5), recording).await.ok();
+    }
     base.store.expire_worker(lease.id()).await?;
     base.store.reap_workers().await?;
     tracing::info!("worker stopped");
-    Ok(())
+    supervisor.verdict()
 }

@@ -36,6 +36,7 @@ pub(crate) async fn run(worker: Worker, stop: CancellationToken) {
             () = tokio::time::sleep_until(next_search) => {}
             () = stop.cancelled() => break,
         }
+        fail::fail_point!("worker.schedule_panics");
         let started = Instant::now();
         let search = started >= next_search;
         match claim(&worker, search).await {

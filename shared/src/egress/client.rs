@@ -64,7 +64,8 @@ pub struct ClientOptions {
     pub tls_timeout: Duration,
     /// How long an unused connection is kept.
     pub idle_timeout: Duration,
-    /// How many unused connections are kept for each host.
+    /// How many unused connections are kept for each host. Many destinations may be behind one: with less than they have
+    /// requests open, connections are closed only to be opened again.
     pub max_idle_per_host: usize,
     /// How long a connection is used. The pool knows hosts, not addresses, so without a limit a
     /// busy connection would outlive any change of the host's DNS records.
@@ -79,7 +80,7 @@ impl Default for ClientOptions {
             dial: DialTimeouts::default(),
             tls_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(30),
-            max_idle_per_host: 64,
+            max_idle_per_host: 1024,
             max_connection_age: Duration::from_secs(45),
             extra_roots: vec![],
         }
@@ -183,7 +184,11 @@ impl Client {
                 let status = response.status();
                 connection.retire_after(self.max_connection_age, &captured, head_at);
                 let read = tokio::time::timeout_at(until, read(response)).await;
-                (read.unwrap_or(Err(AttemptError::Timeout(Phase::Body))), Some(status), Some(head_at.elapsed()))
+                let read_for = head_at.elapsed();
+                // hyper gives a connection back to the pool in a task of its own. Without a turn for that task, whoever
+                // sends again at once finds the pool empty and opens another connection.
+                tokio::task::yield_now().await;
+                (read.unwrap_or(Err(AttemptError::Timeout(Phase::Body))), Some(status), Some(read_for))
             }
             Ok(Err(error)) => {
                 tracing::debug!(error = ?error, "request failed");

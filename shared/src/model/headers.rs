@@ -36,11 +36,13 @@ pub fn lines(block: &[u8]) -> impl Iterator<Item = (&str, &[u8])> {
 
 /// Reads a block back; lines that are no header lines are left out.
 pub fn decode(block: &[u8]) -> HeaderMap {
-    lines(block)
-        .filter_map(|(name, value)| {
-            Some((HeaderName::from_bytes(name.as_bytes()).ok()?, HeaderValue::from_bytes(value).ok()?))
-        })
-        .collect()
+    let mut headers = HeaderMap::with_capacity(block.iter().filter(|byte| **byte == b'\n').count());
+    for (name, value) in lines(block) {
+        if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_bytes(value)) {
+            headers.append(name, value);
+        }
+    }
+    headers
 }
 
 #[cfg(test)]

@@ -1,12 +1,15 @@
 //! One attempt: load what is missing, send, and hand the outcome to the recorder.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Instant;
 
+use futures::FutureExt as _;
 use hookyard_shared::catalog::{Destination, DestinationKind};
 use hookyard_shared::egress::{AttemptError, Exchange, Timings};
 use hookyard_shared::id::{AttemptId, InspectionId};
 use hookyard_shared::model::{Event, RetrySchedule, headers};
+use hookyard_shared::store::StoreResult;
 use hookyard_shared::store::relay::{AttemptRecord, AttemptState, NewInspection, Next};
 use tokio_util::sync::CancellationToken;
 
@@ -36,39 +39,57 @@ struct Outcome {
     interrupted: bool,
 }
 
-/// Makes the attempt that `job` stands for. `fence` fires when this worker's lease ends.
-pub(super) async fn run(lanes: &Lanes, job: Job, fence: &CancellationToken) -> Ran {
+/// Makes the attempt that `job` stands for. `fence` fires when this worker's lease ends. A panic on the way is an outcome
+/// like others, so that neither the slot nor the delivery is lost.
+pub(super) async fn run(lanes: &Lanes, job: &Job, fence: &CancellationToken) -> Ran {
+    match AssertUnwindSafe(make(lanes, job, fence)).catch_unwind().await {
+        Ok(ran) => ran,
+        Err(_) => {
+            tracing::error!(delivery.id = %job.delivery_id, "an attempt ended by a fault of the program; the line before this one says where. Please report it");
+            conclude(lanes, job, &Outcome::internal()).await;
+            Ran::Sent
+        }
+    }
+}
+
+async fn make(lanes: &Lanes, job: &Job, fence: &CancellationToken) -> Ran {
     let destination = lanes.base.catalog.snapshot().destination(job.destination_id).cloned();
     let destination = match destination {
         Some(destination) if destination.enabled => destination,
         // Deleted or disabled while it waited.
-        other => return give_back(lanes, &job, other.is_some()).await,
+        other => return give_back(lanes, job, other.is_some()).await,
     };
     let event = match &job.event {
         Some(event) => event.clone(),
-        None => match load(lanes, &job).await {
-            Some(event) => event,
-            None => return give_back(lanes, &job, false).await,
+        None => match load(lanes, job).await {
+            Ok(Some(event)) => event,
+            Ok(None) => {
+                tracing::error!(delivery.id = %job.delivery_id, event.id = %job.event_id, "a delivery's event is not in the store; the delivery is given up");
+                record(lanes, job, &Outcome::event_missing(), AttemptState::Failed, Next::Failed, job.failures + 1)
+                    .await;
+                return Ran::Sent;
+            }
+            Err(error) => {
+                tracing::warn!(error = %error, "an event could not be loaded; its delivery goes back");
+                return give_back(lanes, job, false).await;
+            }
         },
     };
     let started = Instant::now();
+    fail::fail_point!("worker.attempt_panics");
     let outcome = tokio::select! {
-        outcome = send(lanes, &job, &destination, &event) => outcome,
+        // First: nothing is sent on a lease that has ended.
+        biased;
         () = fence.cancelled() => Outcome::failed(&AttemptError::Interrupted, started),
+        outcome = send(lanes, job, &destination, &event) => outcome,
     };
     fail::fail_point!("worker.after_post", |_| std::process::abort());
-    conclude(lanes, &job, &outcome).await;
+    conclude(lanes, job, &outcome).await;
     Ran::Sent
 }
 
-async fn load(lanes: &Lanes, job: &Job) -> Option<Arc<Event>> {
-    match lanes.base.store.load_events(&[job.event_id], usize::MAX).await {
-        Ok(mut events) => events.pop().map(Arc::new),
-        Err(error) => {
-            tracing::warn!(error = %error, "an event could not be loaded; its delivery goes back");
-            None
-        }
-    }
+async fn load(lanes: &Lanes, job: &Job) -> StoreResult<Option<Arc<Event>>> {
+    Ok(lanes.base.store.load_events(&[job.event_id], usize::MAX).await?.pop().map(Arc::new))
 }
 
 async fn give_back(lanes: &Lanes, job: &Job, hold: bool) -> Ran {
@@ -117,6 +138,10 @@ async fn conclude(lanes: &Lanes, job: &Job, outcome: &Outcome) {
         (_, Next::Delivered) => AttemptState::Succeeded,
         _ => AttemptState::Failed,
     };
+    record(lanes, job, outcome, state, next, failures).await;
+}
+
+async fn record(lanes: &Lanes, job: &Job, outcome: &Outcome, state: AttemptState, next: Next, failures: i64) {
     let finished_ms = lanes.base.store.now_ms();
     measure(job, outcome, next, finished_ms);
     let record = AttemptRecord {
@@ -221,6 +246,16 @@ impl Outcome {
     fn broken(why: String) -> Self {
         let error = Some(("destination_broken".to_owned(), why));
         Self { error, interrupted: false, ..Self::failed(&AttemptError::InvalidRequest, Instant::now()) }
+    }
+
+    fn internal() -> Self {
+        let words = "Hookyard itself failed while it made this attempt; whether the receiver got the request is not known. The log of the worker says where.";
+        Self { error: Some(("internal".to_owned(), words.to_owned())), ..Self::broken(String::new()) }
+    }
+
+    fn event_missing() -> Self {
+        let words = "The event of this delivery is not in the store any more, so there is nothing to send.";
+        Self { error: Some(("event_missing".to_owned(), words.to_owned())), ..Self::broken(String::new()) }
     }
 
     fn inspected(status: u16, in_time: bool, started: Instant) -> Self {

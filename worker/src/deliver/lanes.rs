@@ -199,7 +199,25 @@ impl Lanes {
             let released: Vec<SlotWish> = idle.iter().map(|id| SlotWish { destination_id: *id, wanted: 0 }).collect();
             self.base.store.acquire_slots(owner, &released).await?;
         }
-        self.acquire(&short).await
+        self.acquire(&short).await?;
+        self.return_stuck().await
+    }
+
+    /// Gives back what waits in lanes that have no slot any more: another worker may have one.
+    async fn return_stuck(&self) -> StoreResult<()> {
+        let stuck: Vec<Job> = {
+            let mut state = self.state();
+            state.lanes.values_mut().filter(|lane| lane.held == 0).flat_map(|lane| lane.queue.drain(..)).collect()
+        };
+        for job in &stuck {
+            self.memory.fetch_sub(job.weight(), Ordering::Relaxed);
+        }
+        let ids: Vec<Uuid> = stuck.iter().map(|job| job.delivery_id.0).collect();
+        for ids in ids.chunks(500) {
+            self.base.store.give_back(self.lease.id(), ids, false).await?;
+            self.in_hand.release(ids.iter().copied());
+        }
+        Ok(())
     }
 
     /// What may be claimed: destinations whose lanes run short of work, with their room, and those without a lane. Without
@@ -251,13 +269,13 @@ impl Lanes {
 
     /// Takes deliveries that this worker owns, and sends as many as slots allow.
     pub(crate) fn take(self: &Arc<Self>, jobs: Vec<Job>) {
-        self.in_hand.take(jobs.iter().map(|job| job.delivery_id.0));
         let mut touched = HashSet::new();
         let mut state = self.state();
         for mut job in jobs {
             if job.owner != self.lease.id() {
                 continue;
             }
+            self.in_hand.take([job.delivery_id.0]);
             let weight = job.weight();
             if weight > LARGE || self.memory.fetch_add(weight, Ordering::Relaxed) + weight > MEMORY {
                 if weight <= LARGE {
@@ -313,7 +331,7 @@ impl Lanes {
     async fn slot(self: Arc<Self>, mut job: Job, mut fence: tokio_util::sync::CancellationToken) {
         let id = job.destination_id;
         loop {
-            let ran = attempt::run(&self, job, &fence).await;
+            let ran = attempt::run(&self, &job, &fence).await;
             let mut state = self.state();
             let draining = state.draining;
             let Some(lane) = state.lanes.get_mut(&id) else { return };

@@ -30,6 +30,9 @@ const DROPPED: &[HeaderName] = &[
 ];
 const DROPPED_PREFIXES: &[&str] = &["x-forwarded-", "x-real-ip", "hookyard-", "webhook-", "keep-alive", "proxy-"];
 
+/// Headers that we add.
+const OURS: usize = 6;
+
 /// The text form of a `webhook-id`.
 pub(super) fn webhook_id(id: Uuid) -> String {
     format!("msg_{}", id::encode(id))
@@ -99,7 +102,11 @@ fn pass_on(original: &HeaderMap) -> HeaderMap {
             && !DROPPED_PREFIXES.iter().any(|prefix| name.as_str().starts_with(prefix))
             && !named.iter().any(|n| n.eq_ignore_ascii_case(name.as_str()))
     };
-    original.iter().filter(|(name, _)| safe(name)).map(|(name, value)| (name.clone(), value.clone())).collect()
+    let mut passed = HeaderMap::with_capacity(original.len() + OURS);
+    for (name, value) in original.iter().filter(|(name, _)| safe(name)) {
+        passed.append(name, value.clone());
+    }
+    passed
 }
 
 /// Bodies travel by the method they came with; a GET that was an event becomes a POST.
