@@ -23,10 +23,13 @@ struct Current {
     until: Instant,
     /// Fires when the lease ends without a renewal.
     fence: CancellationToken,
+    /// Since when it was renewed in time, each time.
+    steady_since: Instant,
 }
 
 /// The lease of this run.
 pub struct Lease {
+    store: Store,
     ttl: Duration,
     current: Mutex<Current>,
 }
@@ -40,8 +43,8 @@ impl Lease {
         let ttl = base.config.worker_lease;
         let asked = Instant::now();
         let id = enter(&base.store, ttl).await?;
-        let current = Current { id, until: asked + ttl - MARGIN, fence: CancellationToken::new() };
-        Ok(Self { ttl, current: Mutex::new(current) })
+        let current = Current { id, until: asked + ttl - MARGIN, fence: CancellationToken::new(), steady_since: asked };
+        Ok(Self { store: base.store.clone(), ttl, current: Mutex::new(current) })
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Current> {
@@ -53,14 +56,21 @@ impl Lease {
         self.lock().id
     }
 
-    /// The id and the fence for an attempt that begins now; `None` while the lease does not stand.
+    /// The id and the fence for an attempt that begins now; `None` while the lease does not stand, and when the store's
+    /// disk has failed: no outcome could be recorded, so each attempt would only be repeated.
     pub fn fence(&self) -> Option<(WorkerId, CancellationToken)> {
+        if self.store.disk_failed() {
+            return None;
+        }
         let current = self.lock();
         (Instant::now() < current.until).then(|| (current.id, current.fence.clone()))
     }
 
     fn renewed(&self, asked: Instant) {
         let mut current = self.lock();
+        if Instant::now() >= current.until {
+            current.steady_since = Instant::now();
+        }
         current.until = asked + self.ttl - MARGIN;
         if current.fence.is_cancelled() {
             current.fence = CancellationToken::new();
@@ -70,7 +80,14 @@ impl Lease {
     fn replaced(&self, id: WorkerId, asked: Instant) {
         let mut current = self.lock();
         current.fence.cancel();
-        *current = Current { id, until: asked + self.ttl - MARGIN, fence: CancellationToken::new() };
+        let fence = CancellationToken::new();
+        *current = Current { id, until: asked + self.ttl - MARGIN, fence, steady_since: asked };
+    }
+
+    /// Whether the store has answered in time for as long as a lease lasts, so that who has not renewed is dead.
+    fn is_steady(&self) -> bool {
+        let current = self.lock();
+        Instant::now() < current.until && current.steady_since.elapsed() >= self.ttl
     }
 
     /// Ends what is under way if the lease has ended.
@@ -96,26 +113,37 @@ fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
-/// Renews the lease, takes over from the dead, and keeps the slots in step with the lanes; until `stop` fires.
-pub(crate) async fn keep(worker: Worker, stop: CancellationToken) {
-    let fencing = tokio::spawn(watch(worker.clone(), stop.clone()));
-    let period = worker.lease.ttl / 5;
+/// Renews the lease until `stop` fires, and does nothing else: whatever is slow must not make the lease end.
+pub(crate) async fn renew(worker: Worker, stop: CancellationToken) {
+    let mut tick = tokio::time::interval(worker.lease.ttl / 5);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! { _ = tick.tick() => {}, () = stop.cancelled() => break }
+        if let Err(error) = renew_once(&worker).await {
+            metrics::counter!("hookyard_db_errors_total").increment(1);
+            tracing::warn!(error = %error, "the lease could not be renewed; trying again");
+        }
+    }
+}
+
+/// Takes over from the dead, keeps the slots in step with the lanes, and gives back what was leased by a lost commit; until
+/// `stop` fires.
+pub(crate) async fn tend(worker: Worker, stop: CancellationToken) {
     let (mut turn, mut strays) = (0_u32, HashSet::new());
-    let mut tick = tokio::time::interval(period);
+    let mut tick = tokio::time::interval(worker.lease.ttl / 5);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! { _ = tick.tick() => {}, () = stop.cancelled() => break }
         turn = turn.wrapping_add(1);
-        let mut outcome = renew(&worker).await;
+        let mut outcome = keep_in_step(&worker).await;
         if outcome.is_ok() && turn.is_multiple_of(5) {
             outcome = return_strays(&worker, &mut strays).await;
         }
         if let Err(error) = outcome {
             metrics::counter!("hookyard_db_errors_total").increment(1);
-            tracing::warn!(error = %error, "the lease could not be renewed; trying again");
+            tracing::warn!(error = %error, "leases and slots could not be looked after; trying again");
         }
     }
-    fencing.abort();
 }
 
 /// Gives back what the store says is this worker's although it never heard of it: the answer to the commit that leased
@@ -138,30 +166,38 @@ async fn return_strays(worker: &Worker, seen: &mut HashSet<Uuid>) -> StoreResult
     Ok(())
 }
 
-async fn watch(worker: Worker, stop: CancellationToken) {
+/// Ends what is under way when the lease ends; until `stop` fires.
+pub(crate) async fn fence(worker: Worker, stop: CancellationToken) {
     let mut tick = tokio::time::interval(Duration::from_millis(100));
-    while !stop.is_cancelled() {
-        tick.tick().await;
-        worker.lease.check();
+    loop {
+        tokio::select! { _ = tick.tick() => worker.lease.check(), () = stop.cancelled() => break }
     }
 }
 
-async fn renew(worker: &Worker) -> StoreResult<()> {
+async fn renew_once(worker: &Worker) -> StoreResult<()> {
     let store = &worker.base.store;
     let asked = Instant::now();
     if store.renew_worker(worker.lease.id(), millis(worker.lease.ttl)).await? {
         worker.lease.renewed(asked);
-    } else {
-        // Taken over: what waited in the lanes is somebody else's now, and so are the slots.
-        let asked = Instant::now();
-        let id = enter(store, worker.lease.ttl).await?;
-        worker.lease.replaced(id, asked);
-        worker.lanes.forget();
-        tracing::warn!(worker.id = %id, "the lease had expired and was taken over; going on with a new one");
+        return Ok(());
     }
-    let freed = store.reap_workers().await?;
-    if freed > 0 {
-        metrics::counter!("hookyard_deliveries_taken_over_total").increment(freed);
+    // Taken over: what waited in the lanes is somebody else's now, and so are the slots.
+    let asked = Instant::now();
+    let id = enter(store, worker.lease.ttl).await?;
+    worker.lease.replaced(id, asked);
+    worker.lanes.forget();
+    tracing::warn!(worker.id = %id, "the lease had expired and was taken over; going on with a new one");
+    Ok(())
+}
+
+async fn keep_in_step(worker: &Worker) -> StoreResult<()> {
+    // After an outage of the store every lease has ended, those of the living included: they get the time to renew theirs
+    // before anybody takes over.
+    if worker.lease.is_steady() {
+        let freed = worker.base.store.reap_workers().await?;
+        if freed > 0 {
+            metrics::counter!("hookyard_deliveries_taken_over_total").increment(freed);
+        }
     }
     worker.lanes.settle_slots().await?;
     worker.lanes.pump_all();

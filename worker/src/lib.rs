@@ -65,7 +65,9 @@ pub async fn run(base: Base, consumers: Consumers, shutdown: CancellationToken) 
     let stop = CancellationToken::new();
     let background = TaskTracker::new();
     let supervisor = Supervisor::new(shutdown.clone());
-    background.spawn(supervisor.watch("lease", lease::keep(worker.clone(), stop.clone())));
+    background.spawn(supervisor.watch("lease", lease::renew(worker.clone(), stop.clone())));
+    background.spawn(supervisor.watch("fence", lease::fence(worker.clone(), stop.clone())));
+    background.spawn(supervisor.watch("tend", lease::tend(worker.clone(), stop.clone())));
     background.spawn(supervisor.watch("schedule", schedule::run(worker.clone(), stop.clone())));
     background.spawn(supervisor.watch("parked", parked::run(worker.clone(), stop.clone())));
     background.spawn(supervisor.watch("retention", retention::run(worker.clone(), stop.clone())));
