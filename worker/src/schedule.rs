@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use hookyard_shared::id::{DestinationId, EventId};
 use hookyard_shared::model::Event;
-use hookyard_shared::queue::LARGE_MESSAGE;
 use hookyard_shared::store::StoreResult;
 use hookyard_shared::store::relay::Claimed;
 use tokio::time::Instant;
@@ -23,6 +22,10 @@ const SEARCH_MAX: Duration = Duration::from_secs(10);
 const SEARCH_SHARE: u32 = 10;
 /// Between two claims, so that they come in useful portions.
 const PORTION: Duration = Duration::from_millis(5);
+/// Events that are loaded together: 8 MiB at the most.
+const TOGETHER: usize = 128;
+/// The largest body that is loaded before its turn, in bytes.
+const SMALL: usize = 64 * 1024;
 /// After an error.
 const PAUSE: Duration = Duration::from_millis(500);
 
@@ -100,18 +103,30 @@ async fn claim(worker: &Worker, search: bool) -> StoreResult<bool> {
     Ok(more && !worker.lanes.appetite(false).0.is_empty())
 }
 
-/// The events of what was claimed, small bodies only; what is missing is loaded when its turn comes.
+/// The events of what was claimed: small bodies only, and as many as the lanes have memory for. What is missing is loaded
+/// when its turn comes.
 async fn load(worker: &Worker, claimed: &[Claimed]) -> HashMap<EventId, Arc<Event>> {
     let mut ids: Vec<EventId> = claimed.iter().map(|one| one.event_id.into()).collect();
     ids.sort_unstable();
     ids.dedup();
-    match worker.base.store.load_events(&ids, LARGE_MESSAGE).await {
-        Ok(events) => events.into_iter().map(|event| (event.id, Arc::new(event))).collect(),
-        Err(error) => {
-            tracing::warn!(error = %error, "events of due deliveries could not be loaded together; each is loaded by itself");
-            HashMap::new()
+    let mut loaded = HashMap::with_capacity(ids.len());
+    let mut left = worker.lanes.memory_left();
+    for together in ids.chunks(TOGETHER) {
+        if left == 0 {
+            break;
+        }
+        match worker.base.store.load_events(together, SMALL).await {
+            Ok(events) => {
+                left = left.saturating_sub(events.iter().map(|event| event.body.len()).sum());
+                loaded.extend(events.into_iter().map(|event| (event.id, Arc::new(event))));
+            }
+            Err(error) => {
+                tracing::warn!(error = %error, "events of due deliveries could not be loaded together; each is loaded by itself");
+                break;
+            }
         }
     }
+    loaded
 }
 
 #[cfg(test)]

@@ -32,11 +32,12 @@ pub async fn serve(listener: TcpListener, router: Router, shutdown: Cancellation
     let connections = Arc::new(Semaphore::new(CONNECTIONS));
     let graceful = GracefulShutdown::new();
     loop {
-        let Ok(permit) = connections.clone().acquire_owned().await else { break };
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            () = shutdown.cancelled() => break,
+        let next = async {
+            let permit = connections.clone().acquire_owned().await;
+            (permit, listener.accept().await)
         };
+        // At the bound of connections, too, the shutdown is heard at once.
+        let (permit, accepted) = tokio::select! { next = next => next, () = shutdown.cancelled() => break };
         let (stream, peer) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
