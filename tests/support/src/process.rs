@@ -66,20 +66,21 @@ impl Process {
         Ok(())
     }
 
-    /// Sends a signal to the process and then to every process below it. Groups would not do:
+    /// Sends a signal to the process and to every process below it. Groups would not do:
     /// Postgres gives each of its processes a session of its own.
+    ///
+    /// What stops or kills the tree stops its root first, so that it cannot start another child
+    /// after we looked: a backend that outlives its postmaster keeps the next one from starting.
     pub fn signal_tree(&mut self, signal: Signal) -> anyhow::Result<()> {
         if self.exited()?.is_some() {
             return Ok(());
         }
-        if signal == Signal::STOP {
-            // The parent first, so that it cannot start more while we look.
-            signal_pid(self.pid(), signal)?;
+        if signal == Signal::STOP || signal == Signal::KILL {
+            signal_pid(self.pid(), Signal::STOP)?;
+            wait_until_stopped(self.pid());
         }
         let below = descendants(self.pid());
-        if signal != Signal::STOP {
-            signal_pid(self.pid(), signal)?;
-        }
+        signal_pid(self.pid(), signal)?;
         for pid in below {
             signal_pid(pid, signal)?;
         }
@@ -134,14 +135,8 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         if matches!(self.child.try_wait(), Ok(None)) {
-            let below = descendants(self.pid());
-            if let Err(error) = self.child.kill() {
+            if let Err(error) = self.signal_tree(Signal::KILL) {
                 eprintln!("testkit: cannot kill {}: {error}", self.pid());
-            }
-            for pid in below {
-                if let Err(error) = signal_pid(pid, Signal::KILL) {
-                    eprintln!("testkit: cannot kill {pid}: {error}");
-                }
             }
             if let Err(error) = self.child.wait() {
                 eprintln!("testkit: cannot reap {}: {error}", self.pid());
@@ -170,6 +165,18 @@ fn stat_fields(pid: u32) -> Option<Vec<String>> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let (_, rest) = stat.rsplit_once(") ")?;
     Some(rest.split(' ').map(str::to_owned).collect())
+}
+
+/// Waits, for a second at most, until a process that was sent `STOP` has stopped.
+fn wait_until_stopped(pid: u32) {
+    for _ in 0..1_000 {
+        let state = stat_fields(pid).and_then(|fields| fields.into_iter().next());
+        // Stopped, dead and not yet reaped, or gone.
+        if matches!(state.as_deref(), None | Some("T" | "t" | "Z" | "X")) {
+            return;
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
 }
 
 /// Every process below `root`, nearest first.
@@ -356,14 +363,22 @@ pub(crate) fn newest_subdirectories(dir: &str) -> Vec<PathBuf> {
     found
 }
 
-/// A free TCP port on loopback, below the range that the kernel takes for outgoing connections:
-/// what restarts on its port must not find it taken, and a client that keeps trying to connect to
-/// a dead server must not be given the server's port and talk to itself.
+/// A free TCP port on loopback that no other test is given while this process lives: what restarts
+/// on its port must not find it taken. It is below the range that the kernel takes for outgoing
+/// connections: a client that keeps trying to connect to a dead server must not be given the
+/// server's port and talk to itself.
 pub fn free_port() -> anyhow::Result<u16> {
+    /// The locks end with the process, however it ends.
+    static RESERVED: Mutex<Vec<fs::File>> = Mutex::new(Vec::new());
+    let user = rustix::process::getuid().as_raw();
+    let dir = std::env::temp_dir().join(format!("hookyard-test-ports-{user}"));
+    fs::create_dir_all(&dir)?;
     let mut rng = rand::rng();
     for _ in 0..200 {
         let port = rng.random_range(20_000..32_000);
-        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+        let reservation = fs::File::create(dir.join(port.to_string()))?;
+        if reservation.try_lock().is_ok() && TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            lock(&RESERVED).push(reservation);
             return Ok(port);
         }
     }
