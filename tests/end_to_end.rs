@@ -177,6 +177,48 @@ async fn what_is_accepted_after_a_subscription_was_made_is_delivered_by_it(profi
     sink.wait_for("/more", 6, SOON).await.unwrap();
 }
 
+async fn what_a_sender_repeats_is_kept_and_delivered_once_and_again_when_asked(profile: Profile) {
+    let stack = Stack::start(profile).await.unwrap();
+    let sink = Sink::start().await.unwrap();
+    let account = stack.account().await.unwrap();
+    let relay = connect(&account, Scheme::Stripe, &sink.url("/s"), settings()).await;
+    let body = r#"{"id":"evt_1","type":"invoice.paid"}"#;
+    let mut ids = Vec::new();
+    // Each time signed anew, as senders do; the last says something else under the same name.
+    for (seconds, body) in [(0, body), (1, body), (2, r#"{"id":"evt_1","type":"invoice.voided"}"#)] {
+        let headers = Scheme::Stripe.headers(&relay.source.secret, "1", unix_now() - seconds, body.as_bytes());
+        let (status, answer) = post(&stack, &relay, headers, body).await;
+        assert_eq!(status, 200, "a repeat is taken like any other");
+        ids.push(answer["id"].as_str().unwrap().to_owned());
+    }
+    only_delivery(&account, &ids[0], "delivered").await;
+    only_delivery(&account, &ids[2], "delivered").await;
+    let repeat = wait_for("the repeat is on record", SOON, async || account.event(&ids[1]).await.ok()).await.unwrap();
+    assert_eq!(repeat["duplicate_of"], ids[0].as_str());
+    assert!(repeat["deliveries"].as_array().unwrap().is_empty());
+    assert_eq!(sink.count("/s"), 2);
+
+    let anyway = |id: &str| format!("/api/v1/events/{id}/deliver");
+    let first = account.http.post(&anyway(&ids[0]), &json!({})).await.unwrap();
+    assert_eq!((first.status.as_u16(), first.json().unwrap()["code"].as_str()), (409, Some("no_repeat")));
+    account.http.post(&anyway(&ids[1]), &json!({})).await.unwrap().ok().unwrap();
+    only_delivery(&account, &ids[1], "delivered").await;
+    assert_eq!(sink.count("/s"), 3);
+    let again = account.http.post(&anyway(&ids[1]), &json!({})).await.unwrap();
+    assert_eq!((again.status.as_u16(), again.json().unwrap()["code"].as_str()), (409, Some("has_deliveries")));
+
+    // A source's own rule: here, that repeats are events like any other.
+    let source = format!("/api/v1/sources/{}", relay.source.id);
+    let off = account.http.patch(&source, &json!({"repeat": {"policy": "off"}})).await.unwrap().ok().unwrap();
+    assert_eq!(off["repeat"]["policy"], "off");
+    settle().await;
+    let headers = Scheme::Stripe.headers(&relay.source.secret, "1", unix_now(), body.as_bytes());
+    let (_, answer) = post(&stack, &relay, headers, body).await;
+    only_delivery(&account, answer["id"].as_str().unwrap(), "delivered").await;
+    let wrong = account.http.patch(&source, &json!({"repeat": {"key": "query:id"}})).await.unwrap();
+    assert_eq!(wrong.status, 422);
+}
+
 async fn what_was_given_up_can_be_retried_by_hand_and_what_waits_cancelled(profile: Profile) {
     let stack = Stack::start(profile).await.unwrap();
     let sink = Sink::start().await.unwrap();
@@ -353,6 +395,7 @@ on_both! {
     bad_requests_at_the_door_get_their_own_answers
     a_failing_destination_is_retried_under_the_same_id_until_it_takes_it
     what_is_accepted_after_a_subscription_was_made_is_delivered_by_it
+    what_a_sender_repeats_is_kept_and_delivered_once_and_again_when_asked
     what_was_given_up_can_be_retried_by_hand_and_what_waits_cancelled
     a_disabled_destination_holds_its_deliveries_until_it_is_enabled
     the_inspector_keeps_what_it_received_and_answers_as_set

@@ -105,6 +105,8 @@ CREATE TABLE source (
     max_body_bytes  BIGINT NOT NULL,
     response_status BIGINT NOT NULL,
     response_body   TEXT,
+    -- Its own rule for repeats, as JSON; the provider's unless set.
+    repeat_rule     TEXT,
     version         BIGINT NOT NULL,
     created_ms      BIGINT NOT NULL,
     updated_ms      BIGINT NOT NULL
@@ -197,6 +199,22 @@ CREATE TABLE event (
 );
 -- The list of a workspace, newest first.
 CREATE INDEX event_of_workspace ON event (workspace_id, event_id);
+
+-- The first of the events that repeat each other, by what they have in common. The unique key decides which is the
+-- first, however many workers persist them.
+CREATE TABLE event_repeat (
+    source_id   UUID NOT NULL,
+    -- SHA-256 of the sender's name of the event and of the body.
+    digest      BYTEA NOT NULL,
+    event_id    UUID NOT NULL,
+    received_ms BIGINT NOT NULL,
+    -- Until when what is received is a repeat of it.
+    until_ms    BIGINT NOT NULL,
+    -- Whether any subscription matched it.
+    routed      BOOLEAN NOT NULL,
+    PRIMARY KEY (source_id, digest)
+);
+CREATE INDEX event_repeat_by_age ON event_repeat (until_ms);
 
 CREATE TABLE delivery (
     delivery_id     UUID PRIMARY KEY,

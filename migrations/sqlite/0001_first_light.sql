@@ -99,6 +99,8 @@ CREATE TABLE source (
     max_body_bytes  INTEGER NOT NULL,
     response_status INTEGER NOT NULL,
     response_body   TEXT,
+    -- Its own rule for repeats, as JSON; the provider's unless set.
+    repeat_rule     TEXT,
     version         INTEGER NOT NULL,
     created_ms      INTEGER NOT NULL,
     updated_ms      INTEGER NOT NULL
@@ -191,6 +193,22 @@ CREATE TABLE event (
 ) STRICT;
 -- The list of a workspace, newest first.
 CREATE INDEX event_of_workspace ON event (workspace_id, event_id);
+
+-- The first of the events that repeat each other, by what they have in common. The unique key decides which is the
+-- first, however many workers persist them.
+CREATE TABLE event_repeat (
+    source_id   BLOB NOT NULL,
+    -- SHA-256 of the sender's name of the event and of the body.
+    digest      BLOB NOT NULL,
+    event_id    BLOB NOT NULL,
+    received_ms INTEGER NOT NULL,
+    -- Until when what is received is a repeat of it.
+    until_ms    INTEGER NOT NULL,
+    -- Whether any subscription matched it.
+    routed      INTEGER NOT NULL,
+    PRIMARY KEY (source_id, digest)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX event_repeat_by_age ON event_repeat (until_ms);
 
 CREATE TABLE delivery (
     delivery_id     BLOB PRIMARY KEY,

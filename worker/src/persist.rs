@@ -2,10 +2,12 @@
 
 use std::collections::HashSet;
 
+use hookyard_shared::catalog::Snapshot;
 use hookyard_shared::id::{EventId, WorkerId};
 use hookyard_shared::model::Event;
-use hookyard_shared::store::relay::{NewDelivery, Persisted};
+use hookyard_shared::store::relay::{NewDelivery, Persisted, RepeatCheck};
 use hookyard_shared::store::{StoreError, is_refusal, is_suspect};
+use hookyard_shared::verify::repeat_digest;
 
 use crate::Worker;
 use crate::route::{destinations, route};
@@ -18,7 +20,7 @@ const TRIES: u32 = 3;
 pub(crate) struct Written {
     /// Who its leased deliveries are leased to.
     pub(crate) owner: WorkerId,
-    /// The events that were not there yet.
+    /// The events that were not there yet, without the repeats.
     pub(crate) new: HashSet<EventId>,
     /// The deliveries, those of known events included, which were left out.
     pub(crate) deliveries: Vec<NewDelivery>,
@@ -53,8 +55,13 @@ pub(crate) async fn persist(worker: &Worker, events: &[Event]) -> Result<Written
         let deliveries = route(&catalog, events, |destination| lanes.room(destination));
         let owner = lease.id();
         let routed_by = if left == 0 { i64::MAX } else { catalog.version() };
-        match base.store.persist_routed(owner, events, &deliveries, routed_by).await.map_err(Failure::of)? {
-            Persisted::New(new) => return Ok(Written { owner, new, deliveries }),
+        let repeats = may_repeat(&catalog, events);
+        let persisted = base.store.persist_routed(owner, events, &deliveries, &repeats, routed_by).await;
+        match persisted.map_err(Failure::of)? {
+            Persisted::New { events: new, repeats } => {
+                metrics::counter!("hookyard_events_repeated_total").increment(repeats);
+                return Ok(Written { owner, new, deliveries });
+            }
             Persisted::Stale { version } => {
                 metrics::counter!("hookyard_catalog_stale_total").increment(1);
                 tracing::debug!(version, "the configuration changed; a batch is routed again");
@@ -63,4 +70,20 @@ pub(crate) async fn persist(worker: &Worker, events: &[Event]) -> Result<Written
         }
         left -= 1;
     }
+}
+
+/// The events of sources that look for repeats.
+fn may_repeat(catalog: &Snapshot, events: &[Event]) -> Vec<RepeatCheck> {
+    let check = |event: &Event| {
+        let key = event.repeat_key.as_deref()?;
+        let window_ms = catalog.source(event.source_id)?.repeat_window_ms;
+        (window_ms > 0).then(|| RepeatCheck {
+            event_id: event.id,
+            source_id: event.source_id,
+            digest: repeat_digest(key, &event.body),
+            received_ms: event.received_ms,
+            window_ms,
+        })
+    };
+    events.iter().filter_map(check).collect()
 }

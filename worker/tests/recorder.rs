@@ -55,6 +55,7 @@ async fn an_outcome_that_the_store_refuses_is_recorded_bare_and_holds_nobody_up(
         query: None,
         event_type: None,
         provider_event_id: None,
+        repeat_key: None,
         verified_by: None,
         headers: bytes::Bytes::new(),
         body: bytes::Bytes::new(),

@@ -15,6 +15,7 @@ use hookyard_shared::id::{EventId, SecretId, SourceId};
 use hookyard_shared::model::headers;
 use hookyard_shared::store::deliveries::{DeliveryFilter, DeliveryStatus};
 use hookyard_shared::store::events::{EventDetail, EventFilter, EventSummary};
+use hookyard_shared::store::relay::DeliverAnyway;
 use serde::Serialize;
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
@@ -30,7 +31,7 @@ const SHOWN_DELIVERIES: i64 = 200;
 
 /// The routes of this resource.
 pub fn routes() -> OpenApiRouter<AppState> {
-    OpenApiRouter::new().routes(routes!(list)).routes(routes!(read)).routes(routes!(body))
+    OpenApiRouter::new().routes(routes!(list)).routes(routes!(read)).routes(routes!(body)).routes(routes!(deliver))
 }
 
 /// An event.
@@ -276,6 +277,44 @@ async fn read(
     let filter = DeliveryFilter { event: Some(id), ..DeliveryFilter::default() };
     let deliveries = state.store.deliveries(workspace, &filter, None, SHOWN_DELIVERIES).await?;
     Ok(Json(EventDetailView::new(row, deliveries.into_iter().map(DeliveryView::from).collect())))
+}
+
+/// Delivers an event that was kept back as a repeat.
+///
+/// It goes to the subscriptions that its source has now, with a `webhook-id` of its own.
+#[utoipa::path(post, path = "/events/{id}/deliver", tag = "events", params(("id" = String, Path)), responses(
+    (status = 200, description = "The event, with the deliveries that are due now.", body = EventDetailView),
+    (status = 401, description = "Not logged in.", body = Problem, content_type = "application/problem+json"),
+    (status = 403, description = "The scope `write` is missing.", body = Problem, content_type = "application/problem+json"),
+    (status = 404, description = "There is none with this id.", body = Problem, content_type = "application/problem+json"),
+    (status = 409, description = "It is no repeat, was delivered already, or has nowhere to go.", body = Problem, content_type = "application/problem+json"),
+))]
+async fn deliver(
+    principal: Principal,
+    State(state): State<AppState>,
+    PathId(id): PathId<EventId>,
+) -> ApiResult<Json<EventDetailView>> {
+    deliver_repeat(&state, &principal, id).await?;
+    read(principal, State(state), PathId(id)).await
+}
+
+/// Makes the deliveries of a repeat.
+pub(crate) async fn deliver_repeat(state: &AppState, principal: &Principal, id: EventId) -> ApiResult<()> {
+    principal.require(Scope::Write)?;
+    match state.store.deliver_repeat(principal.workspace_id, id).await? {
+        DeliverAnyway::Due(_) => Ok(()),
+        DeliverAnyway::NotFound => Err(ApiError::NotFound),
+        DeliverAnyway::NoRepeat => {
+            Err(ApiError::conflict("no_repeat", "it repeats no other event; retry its deliveries to send them again"))
+        }
+        DeliverAnyway::Done => {
+            Err(ApiError::conflict("has_deliveries", "it has deliveries already; retry them to send them again"))
+        }
+        DeliverAnyway::NowhereToGo => Err(ApiError::conflict(
+            "nowhere_to_go",
+            "no enabled subscription takes from its source; make or enable one first",
+        )),
+    }
 }
 
 /// Gives the body of an event, byte for byte.

@@ -49,6 +49,9 @@ struct ProviderView {
     secret_hint: String,
     /// The methods that a source accepts unless it says otherwise.
     methods: Vec<String>,
+    /// How the sender's repeats are recognised, and what becomes of them; null if that is not known.
+    #[schema(value_type = Option<Object>)]
+    repeat: Option<serde_json::Value>,
     /// Where the URL and the secret go in the sender's settings.
     set_up: String,
 }
@@ -68,6 +71,7 @@ impl ProviderView {
             generates_secret: provider.generate_secret().is_some(),
             secret_hint: provider.secret_hint().to_owned(),
             methods: provider.methods.iter().map(ToString::to_string).collect(),
+            repeat: provider.repeat.as_ref().and_then(|rule| serde_json::to_value(rule).ok()),
             set_up: provider.set_up.clone(),
         }
     }

@@ -11,7 +11,7 @@ use axum::http::{HeaderValue, StatusCode, header::ETAG};
 use hookyard_shared::auth::Scope;
 use hookyard_shared::id::{self, SourceId};
 use hookyard_shared::store::sources::Source;
-use hookyard_shared::verify::Scheme;
+use hookyard_shared::verify::{RepeatRule, Scheme};
 use serde::Deserialize;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
@@ -72,6 +72,12 @@ struct NewSource {
     /// The body of an accepting answer; `{"id": "evt_…"}` unless given.
     #[serde(default)]
     response_body: Option<String>,
+    /// How repeats are recognised, and what becomes of them; the provider's own way unless given. `policy` is `retry` (a
+    /// repeat is kept and not delivered), `redelivery` (it is delivered) or `off`; `key` names a header or a member of
+    /// the body that all repeats of an event share; `window_s` how long after the first a repeat is taken for one.
+    #[serde(default)]
+    #[schema(value_type = Option<Object>, example = json!({"policy": "retry", "key": "$.id", "window_s": 3600}))]
+    repeat: Option<serde_json::Value>,
     /// Whether it takes anything; true unless given.
     #[serde(default)]
     enabled: Option<bool>,
@@ -105,6 +111,10 @@ struct SourceChange {
     #[serde(default, deserialize_with = "present")]
     #[schema(value_type = Option<String>)]
     response_body: Option<Option<String>>,
+    /// How repeats are recognised, and what becomes of them; null for the provider's own way.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<Object>)]
+    repeat: Option<Option<serde_json::Value>>,
 }
 
 /// Lists sources, newest first.
@@ -163,6 +173,7 @@ async fn create(
     let most = most_body_bytes(&state);
     let max_body_bytes = new.max_body_bytes.unwrap_or(DEFAULT_BODY_BYTES.min(most));
     check_max_body(max_body_bytes, most, &mut errors);
+    let repeat_rule = checked_repeat(new.repeat, &mut errors);
     let (Some(provider), Some(scheme)) = (provider, scheme) else { return Err(ApiError::Validation(errors)) };
     let given = secrets::of_request(new.secret, new.secrets, &mut errors);
     let (sealed, generated) = secrets::prepare(&state, provider, &scheme, given, &mut errors);
@@ -182,6 +193,7 @@ async fn create(
         max_body_bytes,
         response_status: status,
         response_body: new.response_body,
+        repeat_rule,
         version: 1,
         created_ms: now,
         updated_ms: now,
@@ -246,6 +258,9 @@ async fn update(
     source.response_status = change.response_status.unwrap_or(source.response_status);
     source.response_body = change.response_body.unwrap_or(source.response_body);
     check_answer(source.response_status, source.response_body.as_deref(), &mut errors);
+    if let Some(repeat) = change.repeat {
+        source.repeat_rule = checked_repeat(repeat, &mut errors);
+    }
     if change.scheme.is_some()
         && let Some(scheme) = resolve_scheme(&state, &source.provider, change.scheme, &mut errors)
     {
@@ -349,6 +364,16 @@ fn resolve_scheme(
 
 fn scheme_text(scheme: &Scheme) -> ApiResult<String> {
     serde_json::to_string(scheme).map_err(|error| ApiError::Internal(error.into()))
+}
+
+/// A rule for repeats, in the form that it is stored in.
+fn checked_repeat(given: Option<serde_json::Value>, errors: &mut Vec<FieldError>) -> Option<String> {
+    let rule = serde_json::from_value::<RepeatRule>(given?).map_err(|error| error.to_string());
+    let checked = rule.and_then(|rule| {
+        rule.check().map_err(|error| error.to_string())?;
+        serde_json::to_string(&rule).map_err(|error| error.to_string())
+    });
+    checked.map_err(|reason| errors.push(field("/repeat", reason))).ok()
 }
 
 fn checked_methods(methods: &[String], errors: &mut Vec<FieldError>) -> String {

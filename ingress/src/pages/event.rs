@@ -5,16 +5,17 @@ mod body;
 use askama::Template;
 use axum::Router;
 use axum::extract::State;
-use axum::response::Response;
-use axum::routing::get;
+use axum::response::{IntoResponse as _, Redirect, Response};
+use axum::routing::{get, post};
 use hookyard_shared::auth::Scope;
 use hookyard_shared::id::{self, DeliveryId, EventId, SourceId};
 use hookyard_shared::store::deliveries::{Attempt, Delivery, DeliveryFilter};
 use hookyard_shared::store::events::EventDetail;
 
 use super::events::{Moment, Status, answer, size};
+use super::layout::problem_page;
 use crate::api::error::{ApiError, ApiResult};
-use crate::api::events::header_lines;
+use crate::api::events::{deliver_repeat, header_lines};
 use crate::api::extract::{PageUser, PathId};
 use crate::api::sources::verification;
 use crate::state::AppState;
@@ -25,7 +26,7 @@ const SHOWN_DELIVERIES: i64 = 50;
 
 /// The route of this page.
 pub(super) fn routes() -> Router<AppState> {
-    Router::new().route("/events/{id}", get(page))
+    Router::new().route("/events/{id}", get(page)).route("/events/{id}/deliver", post(deliver))
 }
 
 #[derive(Template)]
@@ -153,6 +154,18 @@ fn proof(event: &EventDetail, scheme: Option<&str>) -> String {
 async fn page(user: PageUser, State(state): State<AppState>, id: ApiResult<PathId<EventId>>) -> Response {
     let name = user.name.clone();
     answer(build(user, &state, id).await, name)
+}
+
+/// The button of a repeat that is to be delivered all the same.
+async fn deliver(user: PageUser, State(state): State<AppState>, id: ApiResult<PathId<EventId>>) -> Response {
+    let outcome = match id {
+        Ok(PathId(id)) => deliver_repeat(&state, &user.principal, id).await.map(|()| id),
+        Err(error) => Err(error),
+    };
+    match outcome {
+        Ok(id) => Redirect::to(&format!("/events/{id}")).into_response(),
+        Err(error) => problem_page(error, Some(user.name)),
+    }
 }
 
 async fn build(user: PageUser, state: &AppState, id: ApiResult<PathId<EventId>>) -> ApiResult<EventPage> {

@@ -115,7 +115,9 @@ pub(super) fn source_name(sources: &[Source], id: SourceId) -> String {
 
 /// How far an event is.
 fn progress(row: &EventSummary) -> Status {
-    if row.deliveries == 0 {
+    if row.deliveries == 0 && row.duplicate_of.is_some() {
+        Status::new("=", "repeat", "")
+    } else if row.deliveries == 0 {
         Status::new("○", "no subscription", "warn")
     } else if row.failed > 0 {
         Status::new("✕", "failed", "bad")

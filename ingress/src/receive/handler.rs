@@ -153,6 +153,7 @@ fn event(source: &Source, parts: &Parts, path: String, body: Bytes, received_ms:
         query,
         event_type: facts.event_type.map(label),
         provider_event_id: facts.provider_event_id.map(label),
+        repeat_key: facts.repeat_key,
         verified_by: verified.secret,
         headers: headers.into(),
         body,

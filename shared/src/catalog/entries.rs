@@ -6,13 +6,14 @@ use std::time::Duration;
 use http::{Method, Uri};
 use secrecy::ExposeSecret as _;
 
+use crate::clock::Millis;
 use crate::egress::to_uri;
 use crate::id::{DestinationId, SourceId, SubscriptionId, WorkspaceId};
 use crate::model::RetrySchedule;
 use crate::signing::SigningSecret;
 use crate::store::{DestinationRow, SecretRow, SourceRow, SubscriptionRow};
 use crate::vault::Vault;
-use crate::verify::{Credentials, FactRules, Providers, Scheme, Secret, Verifier};
+use crate::verify::{Credentials, FactRules, Providers, RepeatRule, Scheme, Secret, Verifier};
 
 /// A source, ready to receive.
 pub struct Source {
@@ -38,8 +39,10 @@ pub struct Source {
     pub verifier: Result<Verifier, String>,
     /// Where the sender's credentials travel: masked before anything is kept, even if nothing can be verified.
     pub credentials: Credentials,
-    /// Where the event's id and type are.
+    /// Where the event's id and type are, and what its repeats are known by.
     pub facts: FactRules,
+    /// How long after an event a repeat is taken for one, in milliseconds.
+    pub repeat_window_ms: Millis,
 }
 
 impl std::fmt::Debug for Source {
@@ -102,6 +105,10 @@ pub struct Subscription {
 
 pub(super) fn source(row: SourceRow, secrets: &[SecretRow], vault: &Vault, providers: &Providers) -> Source {
     let provider = providers.get(&row.provider);
+    let own: Option<RepeatRule> = row.repeat_rule.as_deref().and_then(|text| serde_json::from_str(text).ok());
+    let repeat = own.as_ref().or(provider.and_then(|p| p.repeat.as_ref())).and_then(RepeatRule::in_force);
+    let mut facts = provider.map(|p| p.facts.clone()).unwrap_or_default();
+    facts.repeat_key = repeat.map(|rule| rule.key.clone()).unwrap_or_default();
     let scheme: Result<Scheme, String> =
         serde_json::from_str(&row.scheme).map_err(|error| format!("the stored scheme: {error}"));
     Source {
@@ -109,7 +116,8 @@ pub(super) fn source(row: SourceRow, secrets: &[SecretRow], vault: &Vault, provi
         workspace_id: row.workspace_id.into(),
         credentials: scheme.as_ref().map(Scheme::credentials).unwrap_or_default(),
         verifier: scheme.and_then(|scheme| verifier(&scheme, secrets, vault)),
-        facts: provider.map(|p| p.facts.clone()).unwrap_or_default(),
+        facts,
+        repeat_window_ms: repeat.map_or(0, |rule| Millis::from(rule.window_s) * 1000),
         name: row.name,
         key: row.source_key,
         enabled: row.enabled,

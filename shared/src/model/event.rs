@@ -37,6 +37,8 @@ pub struct Event {
     pub event_type: Option<String>,
     /// The sender's own id of the event.
     pub provider_event_id: Option<String>,
+    /// What all repeats of it say, where its source looks for repeats. Not kept.
+    pub repeat_key: Option<String>,
     /// The secret that verified it.
     pub verified_by: Option<Uuid>,
     /// Header lines as [`super::headers`] writes them, credentials masked.
@@ -78,6 +80,8 @@ struct Description<'a> {
     event_type: Option<Cow<'a, str>>,
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     provider_event_id: Option<Cow<'a, str>>,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    repeat_key: Option<Cow<'a, str>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     verified_by: Option<Uuid>,
 }
@@ -95,6 +99,7 @@ impl Event {
             query: self.query.as_deref().map(Into::into),
             event_type: self.event_type.as_deref().map(Into::into),
             provider_event_id: self.provider_event_id.as_deref().map(Into::into),
+            repeat_key: self.repeat_key.as_deref().map(Into::into),
             verified_by: self.verified_by,
         };
         let mut message = Vec::with_capacity(512 + self.headers.len() + self.body.len());
@@ -135,6 +140,7 @@ impl Event {
             query: d.query.map(Cow::into_owned),
             event_type: d.event_type.map(Cow::into_owned),
             provider_event_id: d.provider_event_id.map(Cow::into_owned),
+            repeat_key: d.repeat_key.map(Cow::into_owned),
             verified_by: d.verified_by,
             headers,
             body: message,
@@ -168,6 +174,7 @@ mod tests {
             query: Some("q=1&q=2".into()),
             event_type: Some("order.paid ✓".into()),
             provider_event_id: None,
+            repeat_key: Some("order-1".into()),
             verified_by: Some(Uuid::now_v7()),
             headers: Bytes::from_static(b"x-a: caf\xe9\r\n"),
             body: Bytes::from_static(b"\x00\xff{}\r\n"),

@@ -30,6 +30,8 @@ row! {
         response_status: i64,
         /// Its body, if not the event's id.
         response_body: Option<String>,
+        /// Its own rule for repeats, as JSON, if it has one.
+        repeat_rule: Option<String>,
     }
 }
 
@@ -105,7 +107,7 @@ impl Store {
             &self.db,
             fetch_all as SourceRow,
             "SELECT source_id, workspace_id, name, source_key, provider, scheme, methods, enabled, max_body_bytes,
-                    response_status, response_body
+                    response_status, response_body, repeat_rule
              FROM source WHERE $1 IS NULL OR source_id = $1",
             only.into()
         )
@@ -120,7 +122,7 @@ impl Store {
             &self.db,
             fetch_optional as SourceRow,
             "SELECT source_id, workspace_id, name, source_key, provider, scheme, methods, enabled, max_body_bytes,
-                    response_status, response_body
+                    response_status, response_body, repeat_rule
              FROM source WHERE source_key = $1",
             key
         )

@@ -67,6 +67,7 @@ impl Fixture {
             max_body_bytes: 1024,
             response_status: 200,
             response_body: Some("ok".into()),
+            repeat_rule: None,
             version: 1,
             created_ms: 5,
             updated_ms: 5,

@@ -12,7 +12,7 @@ use crate::{q, row};
 macro_rules! columns {
     () => {
         "source_id, workspace_id, name, source_key, provider, scheme, methods, enabled, max_body_bytes, response_status, \
-         response_body, version, created_ms, updated_ms"
+         response_body, repeat_rule, version, created_ms, updated_ms"
     };
 }
 
@@ -42,6 +42,8 @@ row! {
         response_status: i64,
         /// Its body, if not the event's id.
         response_body: Option<String>,
+        /// Its own rule for repeats, as JSON, if it has one.
+        repeat_rule: Option<String>,
         /// Counts changes of the source itself.
         version: i64,
         /// When it was made.
@@ -164,8 +166,8 @@ impl Store {
             tx &mut tx,
             execute,
             "INSERT INTO source (source_id, workspace_id, name, source_key, provider, scheme, methods, enabled, max_body_bytes,
-                    response_status, response_body, version, created_ms, updated_ms)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
+                    response_status, response_body, repeat_rule, version, created_ms, updated_ms)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)",
             source.source_id,
             source.workspace_id,
             &source.name,
@@ -177,6 +179,7 @@ impl Store {
             source.max_body_bytes,
             source.response_status,
             &source.response_body,
+            &source.repeat_rule,
             source.version,
             source.created_ms,
             source.updated_ms
@@ -197,7 +200,7 @@ impl Store {
             tx &mut tx,
             fetch_optional as Source,
             concat!("UPDATE source SET name = $4, scheme = $5, methods = $6, enabled = $7, max_body_bytes = $8, response_status = $9,
-                    response_body = $10, version = version + 1, updated_ms = $11
+                    response_body = $10, repeat_rule = $12, version = version + 1, updated_ms = $11
              WHERE workspace_id = $1 AND source_id = $2 AND version = $3 RETURNING ", columns!()),
             source.workspace_id,
             source.source_id,
@@ -209,7 +212,8 @@ impl Store {
             source.max_body_bytes,
             source.response_status,
             &source.response_body,
-            self.now_ms()
+            self.now_ms(),
+            &source.repeat_rule
         )?;
         if updated.is_some() {
             self.commit_changes(tx, &[CatalogChange::Source(source.source_id.into())]).await?;

@@ -27,6 +27,9 @@ pub struct FactRules {
     /// Where the type of the event is.
     #[serde(default)]
     pub event_type: Places,
+    /// Where that is which all repeats of an event say; empty where repeats are not looked for.
+    #[serde(default)]
+    pub repeat_key: Places,
 }
 
 /// What was found.
@@ -36,6 +39,22 @@ pub struct Facts {
     pub provider_event_id: Option<String>,
     /// The type of the event.
     pub event_type: Option<String>,
+    /// What all repeats of the event say.
+    pub repeat_key: Option<String>,
+}
+
+/// Checks that every place is one that facts are read from.
+///
+/// # Errors
+/// The first place that is neither a header nor a member of the body.
+pub(super) fn check_places(field: &'static str, places: &Places) -> Result<(), SchemeError> {
+    match places.0.iter().find(|place| !matches!(place, Place::Header(_) | Place::Json(_))) {
+        Some(other) => {
+            let reason = format!("is read from a header or from `$.member` of the body, not from {other}");
+            Err(SchemeError::parameter(field, reason))
+        }
+        None => Ok(()),
+    }
 }
 
 impl FactRules {
@@ -44,20 +63,16 @@ impl FactRules {
     /// # Errors
     /// The first place that is neither a header nor a member of the body.
     pub fn check(&self) -> Result<(), SchemeError> {
-        for (field, places) in [("event_id", &self.event_id), ("event_type", &self.event_type)] {
-            if let Some(other) = places.0.iter().find(|p| !matches!(p, Place::Header(_) | Place::Json(_))) {
-                let reason = format!("is read from a header or from `$.member` of the body, not from {other}");
-                return Err(SchemeError::parameter(field, reason));
-            }
-        }
-        Ok(())
+        check_places("event_id", &self.event_id)?;
+        check_places("event_type", &self.event_type)?;
+        check_places("repeat_key", &self.repeat_key)
     }
 
     /// Reads the facts. A body that is no JSON object, or a large one, has none.
     pub fn facts(&self, headers: &HeaderMap, body: &[u8]) -> Facts {
         let mut picker = Picker::default();
-        let mut groups = [Group::default(), Group::default()];
-        for (group, places) in groups.iter_mut().zip([&self.event_id, &self.event_type]) {
+        let mut groups = [Group::default(), Group::default(), Group::default()];
+        for (group, places) in groups.iter_mut().zip([&self.event_id, &self.event_type, &self.repeat_key]) {
             group.read(places, headers, &mut picker);
         }
         if picker.missing > 0 && body.len() <= MAX_BODY_BYTES && body.trim_ascii_start().first() == Some(&b'{') {
@@ -66,8 +81,8 @@ impl FactRules {
             // An error means that all was found, or that the body is no JSON: what was found until then stands.
             seed.deserialize(&mut serde_json::Deserializer::from_slice(body)).unwrap_or_default();
         }
-        let [provider_event_id, event_type] = groups.map(|group| group.choose(&mut picker));
-        Facts { provider_event_id, event_type }
+        let [provider_event_id, event_type, repeat_key] = groups.map(|group| group.choose(&mut picker));
+        Facts { provider_event_id, event_type, repeat_key }
     }
 }
 
@@ -114,7 +129,7 @@ fn fact(text: &str) -> Option<String> {
     usable.then(|| text.to_owned())
 }
 
-/// Paths looked for, and what was found; sets of paths are bit masks (there are at most 16).
+/// Paths looked for, and what was found; sets of paths are bit masks (there are at most 24).
 #[derive(Default)]
 struct Picker<'p> {
     paths: Vec<&'p [String]>,

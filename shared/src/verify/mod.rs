@@ -13,6 +13,7 @@ mod hmac;
 mod place;
 mod provider;
 mod refusal;
+mod repeat;
 mod scheme;
 mod template;
 #[cfg(test)]
@@ -29,6 +30,7 @@ pub use facts::{FactRules, Facts};
 pub use place::{Place, PlaceError, Places};
 pub use provider::{Provider, Providers, ProvidersError, ResolveError};
 pub use refusal::{Part, Refusal};
+pub use repeat::{RepeatPolicy, RepeatRule, repeat_digest};
 pub use scheme::{
     Algo, ApiKeyScheme, Compiled, Encoding, HmacScheme, KeyDecoding, Parse, Proof, Scheme, SchemeError, SchemeKind,
     TimeUnit, Timestamp, TokenScheme,

@@ -176,6 +176,13 @@ impl fmt::Display for Place {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Places(pub Vec<Place>);
 
+impl Places {
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
 impl Serialize for Places {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self.0.as_slice() {

@@ -9,6 +9,7 @@ use toml::Spanned;
 
 use super::facts::FactRules;
 use super::place::Places;
+use super::repeat::RepeatRule;
 use super::scheme::{CompiledCheck, Scheme, SchemeError, SchemeKind};
 use crate::signing::SigningSecret;
 
@@ -90,6 +91,7 @@ struct RawProvider {
     event_id: Places,
     #[serde(default)]
     event_type: Places,
+    repeat: Option<RepeatRule>,
     #[serde(default = "post")]
     methods: Vec<String>,
     set_up: String,
@@ -142,6 +144,8 @@ pub struct Provider {
     pub generic: bool,
     /// Where the event's id and type are.
     pub facts: FactRules,
+    /// How this sender's repeats are recognised, if it is known.
+    pub repeat: Option<RepeatRule>,
     /// The methods a source accepts.
     pub methods: Vec<http::Method>,
     /// Where the URL and the secret go in the sender's settings.
@@ -172,8 +176,9 @@ impl Provider {
         if (kind == SchemeKind::None) != (raw.secret.format == SecretFormat::None) {
             return Err("`secret.format` is `none` exactly for the kind `none`".into());
         }
-        let facts = FactRules { event_id: raw.event_id, event_type: raw.event_type };
+        let facts = FactRules { event_id: raw.event_id, event_type: raw.event_type, ..FactRules::default() };
         facts.check().map_err(|error| error.to_string())?;
+        raw.repeat.as_ref().map_or(Ok(()), RepeatRule::check).map_err(|error| error.to_string())?;
         let methods = raw.methods.iter().map(|name| match name.as_str() {
             "GET" | "HEAD" | "OPTIONS" | "POST" | "PUT" | "PATCH" | "DELETE" => name.parse().map_err(|_| name),
             _ => Err(name),
@@ -190,6 +195,7 @@ impl Provider {
             scheme: raw.scheme,
             generic,
             facts,
+            repeat: raw.repeat,
             methods,
             set_up: raw.set_up,
             secret: raw.secret,

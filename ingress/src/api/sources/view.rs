@@ -46,6 +46,10 @@ pub(super) struct SourceView {
     response_status: i64,
     /// The body of an accepting answer; null for `{"id": "evt_…"}`.
     response_body: Option<String>,
+    /// How repeats are recognised, and what becomes of them: its own rule or the provider's; null if they are not looked
+    /// for.
+    #[schema(value_type = Option<Object>)]
+    repeat: Option<serde_json::Value>,
     /// Its secrets, without the secrets.
     secrets: Vec<SecretView>,
     /// Counts changes.
@@ -104,6 +108,10 @@ impl SourceView {
             verified: is_verified(&row.scheme),
             covers: scheme.as_ref().map_or_else(|| "nothing".to_owned(), Scheme::covers),
             scheme: serde_json::from_str(&row.scheme).unwrap_or_default(),
+            repeat: match &row.repeat_rule {
+                Some(own) => serde_json::from_str(own).ok(),
+                None => provider.and_then(|p| p.repeat.as_ref()).and_then(|rule| serde_json::to_value(rule).ok()),
+            },
             methods: row.methods.split(' ').map(str::to_owned).collect(),
             secrets: secrets.iter().filter(|secret| secret.source_id == row.source_id).map(SecretView::of).collect(),
             name: row.name,

@@ -73,6 +73,7 @@ async fn relayed(app: &App, subscription: &Value, body: &'static [u8]) -> (Event
         query: None,
         event_type: Some("order.paid".into()),
         provider_event_id: None,
+        repeat_key: None,
         verified_by: None,
         headers: bytes::Bytes::from_static(b"content-type: text/html\r\nx-a: caf\xe9\r\n"),
         body: bytes::Bytes::from_static(body),

@@ -84,6 +84,7 @@ impl From<StoredEvent> for Event {
             query: stored.query,
             event_type: stored.event_type,
             provider_event_id: stored.provider_event_id,
+            repeat_key: None,
             verified_by: stored.verified_by,
             headers: stored.headers.into(),
             body: stored.body.into(),

@@ -5,6 +5,7 @@ mod keep;
 mod lease;
 mod persist;
 mod record;
+mod repeat;
 mod retention;
 mod tidy;
 
@@ -15,3 +16,4 @@ pub use keep::{NewInspection, NewRejection, Parked};
 pub use lease::{SlotWish, Slots};
 pub use persist::{NewDelivery, NewStatus, Persisted};
 pub use record::{AttemptRecord, AttemptState, Next};
+pub use repeat::{DeliverAnyway, RepeatCheck};

@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use sqlx::{AssertSqlSafe, PgExecutor, Row as _, SqlSafeStr, SqliteConnection};
 use uuid::Uuid;
 
+use super::repeat::{RepeatCheck, find_repeats_sqlite, first_wins};
 use super::{placeholders, portions};
 use crate::clock::Millis;
 use crate::id::{DeliveryId, DestinationId, EventId, SubscriptionId, WorkerId, WorkspaceId};
@@ -58,8 +59,13 @@ impl NewDelivery {
 /// What became of a batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Persisted {
-    /// It is written. These events were new.
-    New(HashSet<EventId>),
+    /// It is written.
+    New {
+        /// The events that were new, without the repeats.
+        events: HashSet<EventId>,
+        /// How many new ones repeat an earlier event. They are on record, without deliveries.
+        repeats: u64,
+    },
     /// Nothing is written: the configuration has changed since the deliveries were made.
     Stale {
         /// The version that it has now, or a newer one.
@@ -80,8 +86,8 @@ impl Store {
         events: &[Event],
         deliveries: &[NewDelivery],
     ) -> sqlx::Result<HashSet<EventId>> {
-        match self.persist_routed(worker, events, deliveries, i64::MAX).await? {
-            Persisted::New(new) => Ok(new),
+        match self.persist_routed(worker, events, deliveries, &[], i64::MAX).await? {
+            Persisted::New { events, .. } => Ok(events),
             // No version is newer than that one.
             Persisted::Stale { .. } => Ok(HashSet::new()),
         }
@@ -89,7 +95,7 @@ impl Store {
 
     /// [`Store::persist`] of deliveries that were made by the catalog of version `routed_by`; nothing is inserted if the
     /// configuration has changed since. The version is read in the same transaction: a change that was committed before
-    /// it began is seen.
+    /// it began is seen. Events that `repeats` shows to repeat an earlier one are kept without their deliveries.
     ///
     /// # Errors
     /// As [`Store::persist`].
@@ -98,15 +104,16 @@ impl Store {
         worker: WorkerId,
         events: &[Event],
         deliveries: &[NewDelivery],
+        repeats: &[RepeatCheck],
         routed_by: i64,
     ) -> sqlx::Result<Persisted> {
-        let now = self.now_ms();
+        let batch = Batch { worker, events, deliveries, repeats, routed_by, now: self.now_ms() };
         if let Db::Pg(pool) = &self.db {
-            return insert_pg(pool, worker, events, deliveries, routed_by, now).await;
+            return insert_pg(pool, &batch).await;
         }
         let mut tx = self.db.begin().await?;
-        let outcome = insert(&mut tx, worker, events, deliveries, routed_by, now).await?;
-        if let Persisted::New(_) = outcome {
+        let outcome = insert(&mut tx, &batch).await?;
+        if let Persisted::New { .. } = outcome {
             tx.commit().await?;
         }
         Ok(outcome)
@@ -118,44 +125,45 @@ impl Store {
     /// As [`Store::persist`].
     pub async fn rehearse(&self, worker: WorkerId, events: &[Event], deliveries: &[NewDelivery]) -> sqlx::Result<()> {
         let mut tx = self.db.begin().await?;
-        insert(&mut tx, worker, events, deliveries, i64::MAX, self.now_ms()).await?;
+        let batch = Batch { worker, events, deliveries, repeats: &[], routed_by: i64::MAX, now: self.now_ms() };
+        insert(&mut tx, &batch).await?;
         // Dropping it rolls back.
         Ok(())
     }
 }
 
-async fn insert(
-    tx: &mut Tx,
+/// What is to be written in one transaction.
+struct Batch<'a> {
     worker: WorkerId,
-    events: &[Event],
-    deliveries: &[NewDelivery],
+    events: &'a [Event],
+    deliveries: &'a [NewDelivery],
+    repeats: &'a [RepeatCheck],
     routed_by: i64,
     now: Millis,
-) -> sqlx::Result<Persisted> {
+}
+
+async fn insert(tx: &mut Tx, batch: &Batch<'_>) -> sqlx::Result<Persisted> {
     match tx {
-        Tx::Pg(tx) => insert_pg(&mut **tx, worker, events, deliveries, routed_by, now).await,
-        Tx::Sqlite(tx) => insert_sqlite(tx, worker, events, deliveries, routed_by, now).await,
+        Tx::Pg(tx) => insert_pg(&mut **tx, batch).await,
+        Tx::Sqlite(tx) => insert_sqlite(tx, batch).await,
     }
 }
 
-async fn insert_sqlite(
-    tx: &mut SqliteConnection,
-    worker: WorkerId,
-    events: &[Event],
-    deliveries: &[NewDelivery],
-    routed_by: i64,
-    now: Millis,
-) -> sqlx::Result<Persisted> {
+async fn insert_sqlite(tx: &mut SqliteConnection, batch: &Batch<'_>) -> sqlx::Result<Persisted> {
+    let Batch { worker, events, deliveries, repeats, routed_by, now } = *batch;
     let (version,): (i64,) = sqlx::query_as("SELECT version FROM catalog_version").fetch_one(&mut *tx).await?;
     if version > routed_by {
         return Ok(Persisted::Stale { version });
     }
+    let routed: HashSet<EventId> =
+        if repeats.is_empty() { HashSet::new() } else { deliveries.iter().map(|d| d.event_id).collect() };
+    let repeats = find_repeats_sqlite(tx, repeats, |event| routed.contains(&event)).await?;
     let mut new = HashSet::with_capacity(events.len());
     for chunk in portions(events) {
         let text = format!(
             "INSERT INTO event (event_id, workspace_id, source_id, received_ms, method, path, query, headers, body,
-             event_type, provider_event_id, verified_by) VALUES {} ON CONFLICT (event_id) DO NOTHING RETURNING event_id",
-            placeholders(chunk.len(), 12)
+             event_type, provider_event_id, verified_by, duplicate_of) VALUES {} ON CONFLICT (event_id) DO NOTHING RETURNING event_id",
+            placeholders(chunk.len(), 13)
         );
         let mut query = sqlx::query(AssertSqlSafe(text).into_sql_str());
         for event in chunk {
@@ -171,12 +179,16 @@ async fn insert_sqlite(
                 .bind(&event.body[..])
                 .bind(&event.event_type)
                 .bind(&event.provider_event_id)
-                .bind(event.verified_by);
+                .bind(event.verified_by)
+                .bind(repeats.get(&event.id));
         }
         for row in query.fetch_all(&mut *tx).await? {
             new.insert(EventId(row.try_get(0)?));
         }
     }
+    let before = new.len();
+    new.retain(|id| !repeats.contains_key(id));
+    let repeats = (before - new.len()) as u64;
     let deliveries: Vec<&NewDelivery> = deliveries.iter().filter(|d| new.contains(&d.event_id)).collect();
     for chunk in portions(&deliveries) {
         let text = format!(
@@ -205,28 +217,43 @@ async fn insert_sqlite(
         }
         query.execute(&mut *tx).await?;
     }
-    Ok(Persisted::New(new))
+    Ok(Persisted::New { events: new, repeats })
 }
 
-async fn insert_pg(
-    executor: impl PgExecutor<'_>,
-    worker: WorkerId,
-    events: &[Event],
-    deliveries: &[NewDelivery],
-    routed_by: i64,
-    now: Millis,
-) -> sqlx::Result<Persisted> {
+async fn insert_pg(executor: impl PgExecutor<'_>, batch: &Batch<'_>) -> sqlx::Result<Persisted> {
+    let Batch { worker, events, deliveries, repeats, routed_by, now } = *batch;
     // One statement is one transaction, one snapshot and one round trip. `deliver` runs although nothing reads it.
-    let text = "WITH catalog AS (
+    let text = concat!(
+        "WITH catalog AS (
             SELECT version FROM catalog_version
+        ), checked AS (
+            SELECT c.* FROM UNNEST($23::uuid[], $24::bytea[], $25::uuid[], $26::bigint[], $27::bigint[])
+                AS c (source_id, digest, event_id, received_ms, until_ms)
+            WHERE (SELECT version FROM catalog) <= $22
+              -- An event that the queue brings again has been judged.
+              AND NOT EXISTS (SELECT 1 FROM event AS e WHERE e.event_id = c.event_id)
+        ), first AS (
+            INSERT INTO event_repeat AS r (source_id, digest, event_id, received_ms, until_ms, routed)
+            SELECT DISTINCT ON (source_id, digest) source_id, digest, event_id, received_ms, until_ms,
+                   event_id = ANY($15::uuid[])
+            FROM checked ORDER BY source_id, digest, received_ms, event_id ",
+        first_wins!(),
+        " RETURNING source_id, digest, event_id
+        ), repeat AS (
+            SELECT c.event_id, f.event_id AS first_id FROM checked AS c
+            JOIN first AS f ON f.source_id = c.source_id AND f.digest = c.digest AND f.event_id <> c.event_id
         ), fresh AS (
             INSERT INTO event (event_id, workspace_id, source_id, received_ms, method, path, query, headers, body,
-                               event_type, provider_event_id, verified_by)
-            SELECT * FROM UNNEST($1::uuid[], $2::uuid[], $3::uuid[], $4::bigint[], $5::text[], $6::text[], $7::text[],
-                                 $8::bytea[], $9::bytea[], $10::text[], $11::text[], $12::uuid[])
+                               event_type, provider_event_id, verified_by, duplicate_of)
+            SELECT e.*, repeat.first_id
+            FROM UNNEST($1::uuid[], $2::uuid[], $3::uuid[], $4::bigint[], $5::text[], $6::text[], $7::text[],
+                        $8::bytea[], $9::bytea[], $10::text[], $11::text[], $12::uuid[])
+                 AS e (event_id, workspace_id, source_id, received_ms, method, path, query, headers, body, event_type,
+                       provider_event_id, verified_by)
+            LEFT JOIN repeat ON repeat.event_id = e.event_id
             WHERE (SELECT version FROM catalog) <= $22
             ON CONFLICT (event_id) DO NOTHING
-            RETURNING event_id
+            RETURNING event_id, duplicate_of
         ), deliver AS (
             INSERT INTO delivery (delivery_id, workspace_id, event_id, subscription_id, revision, destination_id, output,
                                   webhook_id, status, attempts, failures, next_attempt_ms, lease_owner, started_ms, created_ms)
@@ -237,11 +264,12 @@ async fn insert_pg(
                    CASE WHEN d.status = 'leased' THEN $21::bigint END, $21::bigint
             FROM UNNEST($13::uuid[], $14::uuid[], $15::uuid[], $16::uuid[], $17::bigint[], $18::uuid[], $19::text[])
                  AS d (delivery_id, workspace_id, event_id, subscription_id, revision, destination_id, status)
-            JOIN fresh USING (event_id)
+            JOIN fresh ON fresh.event_id = d.event_id AND fresh.duplicate_of IS NULL
             CROSS JOIN (SELECT hookyard_now_ms() AS now) AS t
         )
-        SELECT catalog.version, fresh.event_id FROM catalog LEFT JOIN fresh ON TRUE";
-    let rows: Vec<(i64, Option<Uuid>)> = sqlx::query_as(text)
+        SELECT catalog.version, fresh.event_id, fresh.duplicate_of IS NOT NULL FROM catalog LEFT JOIN fresh ON TRUE"
+    );
+    let rows: Vec<(i64, Option<Uuid>, bool)> = sqlx::query_as(text)
         .bind(events.iter().map(|e| e.id.0).collect::<Vec<_>>())
         .bind(events.iter().map(|e| e.workspace_id.0).collect::<Vec<_>>())
         .bind(events.iter().map(|e| e.source_id.0).collect::<Vec<_>>())
@@ -264,10 +292,17 @@ async fn insert_pg(
         .bind(worker.0)
         .bind(now)
         .bind(routed_by)
+        .bind(repeats.iter().map(|r| r.source_id.0).collect::<Vec<_>>())
+        .bind(repeats.iter().map(|r| &r.digest[..]).collect::<Vec<_>>())
+        .bind(repeats.iter().map(|r| r.event_id.0).collect::<Vec<_>>())
+        .bind(repeats.iter().map(|r| r.received_ms).collect::<Vec<_>>())
+        .bind(repeats.iter().map(RepeatCheck::until_ms).collect::<Vec<_>>())
         .fetch_all(executor)
         .await?;
-    match rows.first() {
-        Some((version, _)) if *version > routed_by => Ok(Persisted::Stale { version: *version }),
-        _ => Ok(Persisted::New(rows.into_iter().filter_map(|(_, id)| id.map(EventId)).collect())),
+    if let Some((version, ..)) = rows.first().filter(|(version, ..)| *version > routed_by) {
+        return Ok(Persisted::Stale { version: *version });
     }
+    let repeats = rows.iter().filter(|(.., repeat)| *repeat).count() as u64;
+    let events = rows.into_iter().filter(|(.., repeat)| !repeat).filter_map(|(_, id, _)| id.map(EventId)).collect();
+    Ok(Persisted::New { events, repeats })
 }

@@ -55,6 +55,15 @@ impl Store {
                 SELECT rejection_id FROM rejection WHERE rejection_id < $1 ORDER BY rejection_id LIMIT 500)",
             rejections
         )?);
+        removed.push(q!(
+            tx &mut tx,
+            execute,
+            {pg: "DELETE FROM event_repeat WHERE (source_id, digest) IN (
+                SELECT source_id, digest FROM event_repeat WHERE until_ms < $1 ORDER BY until_ms LIMIT 500 FOR UPDATE SKIP LOCKED)",
+             sqlite: "DELETE FROM event_repeat WHERE (source_id, digest) IN (
+                SELECT source_id, digest FROM event_repeat WHERE until_ms < $1 ORDER BY until_ms LIMIT 500)"},
+            now
+        )?);
         q!(tx &mut tx, execute, "DELETE FROM session WHERE expires_ms < $1", now)?;
         q!(tx &mut tx, execute, "DELETE FROM idempotency WHERE created_ms < $1", now - 86_400_000)?;
         q!(tx &mut tx, execute, "DELETE FROM login_throttle WHERE updated_ms < $1", now - 86_400_000)?;

@@ -18,6 +18,28 @@ use hookyard_shared::store::relay::{
 use hookyard_shared::store::{CatalogChange, Db, Store, StoreLocation};
 use hookyard_testkit::shared_postgres;
 
+/// Each promise, on each engine.
+macro_rules! on_both {
+    ($($promise:ident)*) => {
+        mod sqlite {
+            use super::*;
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $promise() {
+                super::$promise(Bench::sqlite().await).await;
+            })*
+        }
+        mod postgres {
+            use super::*;
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $promise() {
+                super::$promise(Bench::postgres().await).await;
+            })*
+        }
+    };
+}
+
+mod repeats;
+
 /// A store with one workspace and one destination of concurrency 3.
 struct Bench {
     store: Store,
@@ -76,6 +98,7 @@ impl Bench {
                 query: None,
                 event_type: (n % 2 == 0).then(|| "even".into()),
                 provider_event_id: None,
+                repeat_key: None,
                 verified_by: None,
                 headers: bytes::Bytes::from_static(b"a: \xff\r\n"),
                 body: vec![n as u8; 10].into(),
@@ -143,6 +166,32 @@ impl Bench {
         .unwrap();
     }
 
+    /// A subscription of the destination to a source, which is made too.
+    async fn subscribe(&self, source: SourceId) {
+        q!(
+            &self.store.db,
+            execute,
+            "INSERT INTO source (source_id, workspace_id, name, source_key, provider, scheme, methods, enabled, max_body_bytes,
+                    response_status, version, created_ms, updated_ms)
+             VALUES ($1, $2, 's', 'key', 'hmac', '{}', 'POST', TRUE, 1024, 200, 1, 0, 0)",
+            source.0,
+            self.workspace.0
+        )
+        .unwrap();
+        q!(
+            &self.store.db,
+            execute,
+            "INSERT INTO subscription (subscription_id, workspace_id, source_id, destination_id, name, enabled, revision, version,
+                    created_ms, updated_ms)
+             VALUES ($1, $2, $3, $4, 's', TRUE, 1, 1, 0, 0)",
+            SubscriptionId::new().0,
+            self.workspace.0,
+            source.0,
+            self.destination.0
+        )
+        .unwrap();
+    }
+
     fn room(&self, room: i64) -> [Room; 1] {
         [Room { destination_id: self.destination, room }]
     }
@@ -195,14 +244,14 @@ async fn a_batch_routed_before_a_change_is_not_written(bench: Bench) {
     bench.store.commit_changes(tx, &change).await.unwrap();
     let version = bench.store.catalog_version().await.unwrap();
     assert_eq!(version, routed_by + 1);
-    let late = bench.store.persist_routed(worker, &events, &deliveries, routed_by).await.unwrap();
+    let late = bench.store.persist_routed(worker, &events, &deliveries, &[], routed_by).await.unwrap();
     assert_eq!(late, Persisted::Stale { version });
     assert!(bench.store.load_events(&[events[0].id], 1000).await.unwrap().is_empty(), "nothing is written");
     assert!(bench.store.leased_to(worker).await.unwrap().is_empty());
-    let again = bench.store.persist_routed(worker, &events, &deliveries, version).await.unwrap();
-    assert_eq!(again, Persisted::New(events.iter().map(|e| e.id).collect()));
-    let known = bench.store.persist_routed(worker, &events, &deliveries, version).await.unwrap();
-    assert_eq!(known, Persisted::New(HashSet::new()), "known events are no sign of a change");
+    let again = bench.store.persist_routed(worker, &events, &deliveries, &[], version).await.unwrap();
+    assert_eq!(again, Persisted::New { events: events.iter().map(|e| e.id).collect(), repeats: 0 });
+    let known = bench.store.persist_routed(worker, &events, &deliveries, &[], version).await.unwrap();
+    assert_eq!(known, Persisted::New { events: HashSet::new(), repeats: 0 }, "known events are no sign of a change");
 }
 
 async fn changes_made_at_once_are_all_counted(bench: Bench) {
@@ -429,26 +478,6 @@ async fn a_failed_checkpoint_of_the_sqlite_store_is_a_failed_disk() {
     bench.store.persist(WorkerId::new(), &events, &[]).await.unwrap();
     let failed = async || bench.store.disk_failed();
     hookyard_testkit::wait_until("the checkpoint was tried", Duration::from_secs(20), failed).await.unwrap();
-}
-
-/// Each promise, on each engine.
-macro_rules! on_both {
-    ($($promise:ident)*) => {
-        mod sqlite {
-            use super::*;
-            $(#[tokio::test(flavor = "multi_thread")]
-            async fn $promise() {
-                super::$promise(Bench::sqlite().await).await;
-            })*
-        }
-        mod postgres {
-            use super::*;
-            $(#[tokio::test(flavor = "multi_thread")]
-            async fn $promise() {
-                super::$promise(Bench::postgres().await).await;
-            })*
-        }
-    };
 }
 
 on_both! {
