@@ -4,6 +4,7 @@ mod demo;
 mod doctor;
 mod parked;
 mod serve;
+mod verify;
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -64,6 +65,8 @@ enum Command {
         #[command(subcommand)]
         command: parked::Command,
     },
+    /// Say offline whether a captured request would be accepted, or what is wrong with it
+    Verify(verify::Command),
     /// Ask a running server whether it is ready; for container health checks
     Healthcheck {
         /// Where the server is
@@ -97,6 +100,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
             load().map(|_| say("the configuration can be used")).map_err(Into::into)
         }
         Command::Parked { command } => parked::run(&load()?, command).await,
+        Command::Verify(command) => verify::run(&command),
         Command::Doctor { json } => doctor::run(load(), json).await,
         Command::Healthcheck { url } => healthcheck(&url).await,
     }

@@ -9,7 +9,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use common::{Relay, SOON, connect, connect_with, settings, settle, stranger};
 use hookyard_testkit::sender::unix_now;
-use hookyard_testkit::{Account, Answer, Profile, Scheme, Script, Sender, Sink, Stack, wait_for, wait_until};
+use hookyard_testkit::{
+    Account, Answer, Kind, Profile, Program, Scheme, Script, Sender, Sink, Stack, wait_for, wait_until,
+};
 use http::{HeaderMap, Method};
 use serde_json::{Value, json};
 
@@ -425,6 +427,44 @@ async fn a_change_is_seen_by_every_ingress_within_a_second() {
         .unwrap();
     settle().await;
     assert_eq!(other.post(&path, &json!({})).await.unwrap().status, 404);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_captured_request_is_judged_offline_and_a_refusal_explained() {
+    let dir = tempfile::tempdir().unwrap();
+    let body = "{\"id\": \"evt_1\"}";
+    let headers = Scheme::Stripe.headers("whsec_0123", "1", 1_700_000_000, body.as_bytes());
+    let signature = headers["stripe-signature"].to_str().unwrap();
+    let length = body.len();
+    let head = format!("POST /in/k HTTP/1.1\nHost: h\nStripe-Signature: {signature}\nContent-Length: {length}\n\n");
+    let file = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
+    file("request", &format!("{head}{body}\n"));
+    file(
+        "rewritten",
+        &format!("{}{{\"id\":\"evt_1\"}}", head.replace(&format!("{length}"), &format!("{}", length - 1))),
+    );
+    file("secret", "whsec_0123\n");
+    file("short", "0123");
+    let at = "2023-11-14T22:13:30Z";
+    for (args, code, words) in [
+        (["--secret-file", "secret", "--at", at, "request"], 0, "accepted: verified by the secret `secret`"),
+        (["--secret-file", "short", "--at", at, "request"], 1, "lacks the `whsec_` in front"),
+        (["--secret-file", "secret", "--at", at, "rewritten"], 1, "a space after commas and colons"),
+        (["--secret-file", "secret", "--at", "2023-11-15T00:00:00Z", "request"], 1, "only its time is not"),
+        (["--secret-file", "secret", "--at", "noon", "request"], 2, "write a time as in"),
+        (["--secret-file", "secret", "--at", at, "nowhere"], 2, "nowhere"),
+    ] {
+        let args = [["verify", "--provider", "stripe"].as_slice(), &args].concat();
+        let (status, output) = Program::run(Kind::Hookyard, &args, &[], dir.path()).await.unwrap();
+        assert_eq!(status.code(), Some(code), "{output}");
+        assert!(output.contains(words), "{output}");
+        assert!(!output.contains("whsec_0123"), "no secret is printed: {output}");
+    }
+    let args = ["verify", "--provider", "stripe", "--secret-file", "short", "--at", at, "--json", "request"];
+    let (_, output) = Program::run(Kind::Hookyard, &args, &[], dir.path()).await.unwrap();
+    let line: Value = serde_json::from_str(output.lines().find(|line| line.starts_with('{')).unwrap()).unwrap();
+    assert_eq!((line["code"].as_str(), line["accepted"].as_bool()), (Some("signature_mismatch"), Some(false)));
+    assert_eq!(line["diagnosis"]["code"], "altered_secret");
 }
 
 #[tokio::test(flavor = "multi_thread")]

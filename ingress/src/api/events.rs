@@ -10,7 +10,7 @@ use axum::http::header::{
 };
 use axum::response::{IntoResponse, Response};
 use hookyard_shared::auth::Scope;
-use hookyard_shared::clock::{Millis, rfc3339};
+use hookyard_shared::clock::{Millis, parse_rfc3339, rfc3339};
 use hookyard_shared::id::{EventId, SecretId, SourceId};
 use hookyard_shared::model::headers;
 use hookyard_shared::store::deliveries::{DeliveryFilter, DeliveryStatus};
@@ -192,10 +192,8 @@ impl Filters {
 
     /// The filter as a time.
     fn time(&self, name: &'static str) -> ApiResult<Option<Millis>> {
-        let wrong = |_| bad_filter(name, &"a time as in 2026-01-31T12:00:00Z (write a plus sign as %2B)");
-        self.text(name)
-            .map(|text| chrono::DateTime::parse_from_rfc3339(text).map(|time| time.timestamp_millis()).map_err(wrong))
-            .transpose()
+        let wrong = || bad_filter(name, &"a time as in 2026-01-31T12:00:00Z (write a plus sign as %2B)");
+        self.text(name).map(|text| parse_rfc3339(text).ok_or_else(wrong)).transpose()
     }
 
     /// What a list of events is narrowed to.

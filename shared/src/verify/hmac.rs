@@ -16,7 +16,7 @@ use super::place::{MAX_VALUE_BYTES, Place};
 use super::refusal::{Part, Refusal};
 use super::scheme::{Algo, Encoding, HmacScheme, KeyDecoding, Parse, SchemeError, TimeUnit, Timestamp};
 use super::template::{Template, Token};
-use crate::clock::Millis;
+use crate::clock::{Millis, parse_rfc3339};
 
 /// The most signatures one request may carry.
 const MAX_SIGNATURES: usize = 32;
@@ -337,10 +337,7 @@ fn check_age(timestamp: &Timestamp, written: &str, received_at: Millis) -> Resul
             (seconds.saturating_mul(1000), received_at.div_euclid(1000) * 1000)
         }
         TimeUnit::Ms => (digits().ok_or_else(|| bad("Unix milliseconds in plain digits"))?, received_at),
-        TimeUnit::Rfc3339 => {
-            let time = chrono::DateTime::parse_from_rfc3339(written).map_err(|_| bad("a time as in RFC 3339"))?;
-            (time.timestamp_millis(), received_at)
-        }
+        TimeUnit::Rfc3339 => (parse_rfc3339(written).ok_or_else(|| bad("a time as in RFC 3339"))?, received_at),
     };
     let tolerance_s = timestamp.tolerance_s;
     if ours.abs_diff(sent_ms) > u64::from(tolerance_s) * 1000 {

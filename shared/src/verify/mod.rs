@@ -8,6 +8,7 @@
 //! missing, empty, repeated or oversized is a [`Refusal`].
 
 mod credential;
+mod diagnose;
 mod facts;
 mod hmac;
 mod place;
@@ -26,6 +27,7 @@ use secrecy::{ExposeSecret, SecretString};
 use uuid::Uuid;
 
 pub use credential::Credentials;
+pub use diagnose::{Diagnosis, Refused, diagnose};
 pub use facts::{FactRules, Facts};
 pub use place::{Place, PlaceError, Places};
 pub use provider::{Provider, Providers, ProvidersError, ResolveError};

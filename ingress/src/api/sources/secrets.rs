@@ -4,6 +4,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use hookyard_shared::auth::Scope;
+use hookyard_shared::clock::parse_rfc3339;
 use hookyard_shared::id::{SecretId, SourceId};
 use hookyard_shared::store::sources::{NewSecret, SecretRemoval};
 use hookyard_shared::verify::{Provider, Scheme};
@@ -153,13 +154,13 @@ fn seal(
     if label.is_empty() || label.chars().count() > MAX_LABEL || label.contains(char::is_control) {
         errors.push(field(beside("label"), format!("a label has 1 to {MAX_LABEL} characters, and no line breaks")));
     }
-    let not_after_ms = given.expires_at.as_deref().and_then(|text| match chrono::DateTime::parse_from_rfc3339(text) {
-        Ok(time) if time.timestamp_millis() > state.store.now_ms() => Some(time.timestamp_millis()),
-        Ok(_) => {
+    let not_after_ms = given.expires_at.as_deref().and_then(|text| match parse_rfc3339(text) {
+        Some(time) if time > state.store.now_ms() => Some(time),
+        Some(_) => {
             errors.push(field(beside("expires_at"), "lies in the past"));
             None
         }
-        Err(_) => {
+        None => {
             errors.push(field(beside("expires_at"), "must be a time as in 2026-01-31T12:00:00Z"));
             None
         }
