@@ -3,7 +3,7 @@
 use axum::Json;
 use axum::extract::State;
 use hookyard_shared::auth::Scope;
-use hookyard_shared::verify::Provider;
+use hookyard_shared::verify::{Evidence, Provider};
 use serde::Serialize;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
@@ -27,6 +27,10 @@ struct ProviderView {
     /// The name for people.
     #[schema(example = "GitHub")]
     name: String,
+    /// What the entry rests on: `sdk`, `docs`, `independent`, or `unconfirmed`, which should be tried with a real webhook
+    /// before you rely on it; null for the generic ones.
+    #[schema(value_type = Option<String>, example = "sdk")]
+    evidence: Option<Evidence>,
     /// Kind of its scheme: `hmac`, `token`, `basic`, `api_key` or `none`.
     kind: String,
     /// How its webhooks are proved, or `unverified`.
@@ -61,6 +65,7 @@ impl ProviderView {
         Self {
             slug: provider.slug.clone(),
             name: provider.name.clone(),
+            evidence: provider.evidence,
             kind: provider.kind.to_string(),
             verification: provider.scheme_label(),
             verified: !provider.label_unverified(),

@@ -30,7 +30,7 @@ pub use credential::Credentials;
 pub use diagnose::{Diagnosis, Refused, diagnose};
 pub use facts::{FactRules, Facts};
 pub use place::{Place, PlaceError, Places};
-pub use provider::{Provider, Providers, ProvidersError, ResolveError};
+pub use provider::{Evidence, Provider, Providers, ProvidersError, ResolveError};
 pub use refusal::{Part, Refusal};
 pub use repeat::{RepeatPolicy, RepeatRule, repeat_digest};
 pub use scheme::{

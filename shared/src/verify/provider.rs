@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use secrecy::{ExposeSecret, SecretString};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
 use super::facts::FactRules;
@@ -84,6 +84,7 @@ struct RawFile {
 struct RawProvider {
     slug: Spanned<String>,
     name: String,
+    evidence: Option<Evidence>,
     generic: Option<SchemeKind>,
     scheme: Option<Scheme>,
     secret: SecretRules,
@@ -122,6 +123,32 @@ enum SecretFormat {
     None,
 }
 
+/// What an entry rests on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Evidence {
+    /// The sender's own library was read and run.
+    Sdk,
+    /// The sender's documentation or source code.
+    Docs,
+    /// Implementations by others that agree.
+    Independent,
+    /// One list only: try it with a real webhook before you rely on it.
+    Unconfirmed,
+}
+
+impl Evidence {
+    /// The evidence in words.
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Sdk => "the sender's library",
+            Self::Docs => "the sender's documentation",
+            Self::Independent => "implementations by others",
+            Self::Unconfirmed => "unconfirmed",
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Generate {
@@ -136,6 +163,8 @@ pub struct Provider {
     pub slug: String,
     /// The name for people.
     pub name: String,
+    /// What its entry rests on; nothing for a generic one.
+    pub evidence: Option<Evidence>,
     /// The kind of its scheme.
     pub kind: SchemeKind,
     /// Its scheme; for a generic one the default, if it has one.
@@ -188,9 +217,13 @@ impl Provider {
             return Err("`methods` is empty".into());
         }
         let generic = raw.generic.is_some();
+        if generic == raw.evidence.is_some() {
+            return Err("`evidence` belongs to every sender, and to none of the generic ones".into());
+        }
         Ok(Self {
             slug,
             name: raw.name,
+            evidence: raw.evidence,
             kind,
             scheme: raw.scheme,
             generic,

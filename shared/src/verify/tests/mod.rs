@@ -6,6 +6,8 @@ mod facts;
 mod hmac;
 mod mutation;
 mod provider;
+mod table;
+mod vectors;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};

@@ -1,0 +1,61 @@
+//! `docs/providers.md` is made from the file of providers, and must be what that file makes now.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use super::*;
+
+/// Set to write the document anew.
+const WRITE: &str = "HOOKYARD_WRITE_DOCS";
+
+const HEAD: &str = "# Providers
+
+The senders that a source can be made for by name. This page is made from
+[`providers.toml`](../shared/src/verify/providers.toml); after a change of that file run
+`HOOKYARD_WRITE_DOCS=1 cargo test -p hookyard-shared --lib the_providers_page`.
+
+- **Proof** is how the sender proves itself, **covers** what a passed check covers. What does not cover the body proves who
+  sent it, not that it is unaltered.
+- **Repeats** says where all repeats of an event say the same; *on request* means that this sender repeats only when a
+  person asks for it ([verification.md](verification.md#repeats)).
+- **Rests on** is the evidence for the entry. *Unconfirmed* ones come from one list only: try them with a real webhook
+  before you rely on them.
+
+Not built yet: senders that sign with a key pair or by a token of their own (JWT), those that expect an answer when the
+address is entered (handshakes), and those whose signature is in the body. Any HMAC over the raw body can be described by
+hand with the provider `hmac`.
+
+| `provider` | sender | proof | covers | id of the event | repeats | rests on |
+|---|---|---|---|---|---|---|
+";
+
+fn places(places: &Places) -> String {
+    let words: Vec<String> = places.0.iter().map(|place| format!("`{}`", String::from(place.clone()))).collect();
+    if words.is_empty() { "—".into() } else { words.join(", ") }
+}
+
+fn page(providers: &Providers) -> String {
+    let mut page = HEAD.to_owned();
+    for p in providers.iter().filter(|provider| !provider.generic) {
+        let repeats = match &p.repeat {
+            None => "not recognised".into(),
+            Some(rule) if rule.in_force().is_none() => format!("{}, on request", places(&rule.key)),
+            Some(rule) => places(&rule.key),
+        };
+        let evidence = p.evidence.map_or("", Evidence::words);
+        let (proof, covers, ids) = (p.scheme_label(), p.covers(), places(&p.facts.event_id));
+        writeln!(page, "| `{}` | {} | {proof} | {covers} | {ids} | {repeats} | {evidence} |", p.slug, p.name).unwrap();
+    }
+    page
+}
+
+#[test]
+fn the_providers_page_is_what_the_file_of_providers_makes() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/providers.md");
+    let made = page(&Providers::embedded().unwrap());
+    if std::env::var_os(WRITE).is_some() {
+        std::fs::write(&file, &made).unwrap();
+    }
+    let kept = std::fs::read_to_string(&file).unwrap();
+    assert!(kept == made, "docs/providers.md is out of date: write it anew with {WRITE}=1");
+}
