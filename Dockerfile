@@ -25,7 +25,9 @@ COPY --from=builder /out/ /usr/local/bin/
 USER 10001:10001
 WORKDIR /data
 VOLUME /data
-ENV HOOKYARD_DATA_DIR=/data \
+# One arena of glibc's allocator for all threads: some 9 MiB less at the same rate (docs/benchmarks.md).
+ENV MALLOC_ARENA_MAX=1 \
+    HOOKYARD_DATA_DIR=/data \
     HOOKYARD_LISTEN=0.0.0.0:8080 \
     HOOKYARD_LOG_FORMAT=json
 EXPOSE 8080

@@ -107,6 +107,15 @@ async fn refusals_are_told_recorded_and_never_become_events(profile: Profile) {
         rejections.iter().all(|r| r["detail"].as_str().unwrap().len() > 30),
         "each says what to do: {rejections:?}"
     );
+    // Two are right signatures under a wrong time; for the others nothing is guessed.
+    let mut found = Vec::new();
+    for rejection in account.list("/api/v1/rejections", "").await.unwrap() {
+        let path = format!("/api/v1/rejections/{}", rejection["id"].as_str().unwrap());
+        let whole = account.http.get(&path).await.unwrap().ok().unwrap();
+        found.push(whole["diagnosis"]["code"].as_str().map(str::to_owned));
+    }
+    found.sort();
+    assert_eq!(found, [None, None, None, Some("only_late".to_owned()), Some("only_late".to_owned())]);
     assert!(account.events("").await.unwrap().is_empty());
     assert_eq!(sink.count("/s"), 0);
 }

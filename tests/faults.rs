@@ -386,6 +386,29 @@ async fn two_workers_and_a_limit_of_one_never_show_two_requests_at_once() {
     assert_eq!(sink.max_concurrent("/one"), 1);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn two_workers_share_the_slots_of_a_busy_destination_whoever_came_first() {
+    let stack = Stack::builder(Profile::Distributed).workers(2).env("HOOKYARD_PARTITIONS", "4").start().await.unwrap();
+    let sink = Sink::start().await.unwrap();
+    sink.script("/busy", Answer::After(Duration::from_millis(50), 200));
+    let account = stack.account().await.unwrap();
+    let mut limited = settings();
+    limited["concurrency"] = 4.into();
+    let relay = connect(&account, Scheme::Github, &sink.url("/busy"), limited).await;
+    let sender = Sender::new(&relay.source.url, Scheme::Github, &relay.source.secret);
+    sender.send(1).await;
+    sink.wait_for("/busy", 1, SOON).await.unwrap();
+    // More than one worker does before it sees that the other wants its share.
+    common::multiply_pending(&stack, &sender.ledger().ids()[0], 3_000).await;
+    let pool = sqlx::PgPool::connect(stack.database_url().unwrap()).await.unwrap();
+    let shares = async || {
+        let query = sqlx::query_scalar::<_, i64>("SELECT held FROM slot ORDER BY held");
+        query.fetch_all(&pool).await.is_ok_and(|held| held == [2, 2])
+    };
+    wait_until("each worker holds half of the slots", Duration::from_secs(30), shares).await.unwrap();
+    assert_eq!(sink.max_concurrent("/busy"), 4, "the limit holds while slots change hands");
+}
+
 /// 100,000 deliveries of one destination are due and stuck; a healthy one does not notice.
 async fn a_stuck_destination_delays_only_itself(profile: Profile) {
     let stack = Stack::start(profile).await.unwrap();

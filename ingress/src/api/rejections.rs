@@ -1,5 +1,7 @@
 //! `/rejections`: refused requests, with the reason and what was kept of them.
 
+mod diagnosis;
+
 use axum::Json;
 use axum::extract::State;
 use axum::http::Uri;
@@ -7,6 +9,7 @@ use hookyard_shared::auth::Scope;
 use hookyard_shared::clock::rfc3339;
 use hookyard_shared::id::{RejectionId, SourceId};
 use hookyard_shared::store::rejections::{RejectionDetail, RejectionSummary};
+use hookyard_shared::verify::Diagnosis;
 use serde::Serialize;
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
@@ -62,6 +65,25 @@ struct RejectionDetailView {
     body: String,
     /// Whether the body went on.
     body_truncated: bool,
+    /// The mistake behind the refusal, where one of the usual ones explains it.
+    diagnosis: Option<DiagnosisView>,
+}
+
+/// A mistake that explains a refusal.
+#[derive(Debug, Serialize, ToSchema)]
+struct DiagnosisView {
+    /// Stable code: `accepted_now`, `only_late`, `ended_secret`, `altered_secret`, `undecoded_secret`, `altered_body`,
+    /// `other_address`, `other_parameters`, `other_provider`.
+    #[schema(example = "altered_body")]
+    code: &'static str,
+    /// What is wrong and what to do.
+    detail: String,
+}
+
+impl From<Diagnosis> for DiagnosisView {
+    fn from(found: Diagnosis) -> Self {
+        Self { code: found.code, detail: found.words }
+    }
 }
 
 impl From<RejectionSummary> for RejectionView {
@@ -80,9 +102,10 @@ impl From<RejectionSummary> for RejectionView {
     }
 }
 
-impl From<RejectionDetail> for RejectionDetailView {
-    fn from(row: RejectionDetail) -> Self {
+impl RejectionDetailView {
+    fn new(row: RejectionDetail, diagnosis: Option<Diagnosis>) -> Self {
         Self {
+            diagnosis: diagnosis.map(DiagnosisView::from),
             body_truncated: i64::try_from(row.body.len()).is_ok_and(|kept| kept < row.body_bytes),
             query: row.query,
             headers: header_lines(&row.headers),
@@ -151,5 +174,6 @@ async fn read(
 ) -> ApiResult<Json<RejectionDetailView>> {
     principal.require(Scope::Read)?;
     let row = state.store.rejection(principal.workspace_id, id).await?.ok_or(ApiError::NotFound)?;
-    Ok(Json(row.into()))
+    let found = diagnosis::find(&state, principal.workspace_id, &row).await?;
+    Ok(Json(RejectionDetailView::new(row, found)))
 }

@@ -13,7 +13,7 @@ use hookyard_shared::id::{
 use hookyard_shared::model::Event;
 use hookyard_shared::q;
 use hookyard_shared::store::relay::{
-    AttemptRecord, AttemptState, NewDelivery, NewInspection, NewStatus, Next, Persisted, Room, SlotWish,
+    AttemptRecord, AttemptState, NewDelivery, NewInspection, NewStatus, Next, Persisted, REAP_PORTION, Room, SlotWish,
 };
 use hookyard_shared::store::{CatalogChange, Db, Store, StoreLocation};
 use hookyard_testkit::shared_postgres;
@@ -323,6 +323,24 @@ async fn a_dead_workers_deliveries_are_taken_over_and_its_late_outcome_is_supers
     assert_eq!(bench.attempts(deliveries[0].id).await, [(1, "superseded".to_owned()), (2, "succeeded".to_owned())]);
 }
 
+async fn what_a_dead_worker_leased_is_taken_over_in_portions_to_the_last(bench: Bench) {
+    let dead = bench.worker().await;
+    let count = 2 * usize::try_from(REAP_PORTION).unwrap() + 1;
+    let deliveries = bench.persist(dead, count, NewStatus::Leased).await;
+    bench.store.expire_worker(dead).await.unwrap();
+    // Each portion is a transaction; after the first the dead worker may wake up.
+    assert_eq!(bench.store.reap_one().await.unwrap(), Some(REAP_PORTION));
+    assert!(!bench.store.renew_worker(dead, 60_000).await.unwrap(), "what was taken over is not taken back");
+    assert_eq!(bench.store.reap_workers().await.unwrap(), count as u64 - REAP_PORTION);
+    assert!(bench.store.leased_to(dead).await.unwrap().is_empty());
+    for delivery in [&deliveries[0], &deliveries[count / 2], &deliveries[count - 1]] {
+        assert_eq!(bench.row(delivery.id).await.0, "pending");
+        assert_eq!(bench.attempts(delivery.id).await, [(1, "interrupted".into())]);
+    }
+    let (attempts,) = q!(&bench.store.db, fetch_one as (i64,), "SELECT count(*) FROM attempt").unwrap();
+    assert_eq!(attempts, count as i64, "each has its interrupted attempt");
+}
+
 async fn what_a_worker_leased_after_its_end_is_found(bench: Bench) {
     let gone = WorkerId::new();
     let deliveries = bench.persist(gone, 3, NewStatus::Leased).await;
@@ -338,9 +356,12 @@ async fn slots_hold_a_destinations_limit_over_all_workers(bench: Bench) {
         let (a, b) = tokio::join!(bench.store.acquire_slots(one, &wish_one), bench.store.acquire_slots(two, &wish_two));
         let (a, b) = (a.unwrap()[&bench.destination], b.unwrap()[&bench.destination]);
         assert!(a + b <= 3, "{a} + {b}");
+        let claimants = bench.store.slot_claimants(one).await.unwrap();
+        assert_eq!(claimants.get(&bench.destination), Some(&2), "also one that was left without a slot");
         let (wish_one, wish_two) = (wish(0), wish(0));
         bench.store.acquire_slots(one, &wish_one).await.unwrap();
         assert_eq!(bench.store.acquire_slots(two, &wish(3)).await.unwrap()[&bench.destination], 3);
+        assert!(bench.store.slot_claimants(two).await.unwrap().is_empty(), "alone, it claims against nobody");
         bench.store.acquire_slots(two, &wish_two).await.unwrap();
     }
 }
@@ -487,6 +508,7 @@ on_both! {
     due_deliveries_are_claimed_by_one_worker_each
     an_outcome_decides_once_and_a_retry_is_due_by_the_stores_clock
     a_dead_workers_deliveries_are_taken_over_and_its_late_outcome_is_superseded
+    what_a_dead_worker_leased_is_taken_over_in_portions_to_the_last
     what_a_worker_leased_after_its_end_is_found
     slots_hold_a_destinations_limit_over_all_workers
     what_was_leased_but_not_begun_goes_back_without_a_trace

@@ -21,7 +21,10 @@ pub struct SlotWish {
     pub wanted: i64,
 }
 
-/// Slots granted, by destination.
+/// The end of the lease of a worker that is being taken over: it cannot be prolonged any more.
+const TAKEN_OVER: i64 = -1;
+
+/// Numbers by destination, such as slots granted.
 pub type Slots = HashMap<DestinationId, i64>;
 
 impl Store {
@@ -49,8 +52,8 @@ impl Store {
     /// When the store does not answer.
     pub async fn renew_worker(&self, worker: WorkerId, ttl_ms: i64) -> sqlx::Result<bool> {
         let now = self.store_now_ms().await?;
-        let rows =
-            q!(&self.db, execute, "UPDATE worker SET expires_ms = $2 WHERE worker_id = $1", worker.0, now + ttl_ms)?;
+        let text = "UPDATE worker SET expires_ms = $2 WHERE worker_id = $1 AND expires_ms <> $3";
+        let rows = q!(&self.db, execute, text, worker.0, now + ttl_ms, TAKEN_OVER)?;
         Ok(rows == 1)
     }
 
@@ -83,7 +86,11 @@ impl Store {
         Ok(freed + self.reap_orphans().await?)
     }
 
-    async fn reap_one(&self) -> sqlx::Result<Option<u64>> {
+    /// One portion of [`Store::reap_workers`], in a transaction of its own; nothing if no lease has expired.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn reap_one(&self) -> sqlx::Result<Option<u64>> {
         let now = self.store_now_ms().await?;
         // Asked without a lock first, for SQLite's single writer.
         let expired =
@@ -103,7 +110,13 @@ impl Store {
         let Some((worker,)) = found else { return Ok(None) };
         let freed = interrupt(&mut tx, worker, now, self.now_ms()).await?;
         q!(tx &mut tx, execute, "DELETE FROM slot WHERE worker_id = $1", worker)?;
-        q!(tx &mut tx, execute, "DELETE FROM worker WHERE worker_id = $1", worker)?;
+        // The worker's row goes last: while it is there, whoever comes next goes on with what is left. The worker itself
+        // cannot come back in between.
+        if freed < REAP_PORTION {
+            q!(tx &mut tx, execute, "DELETE FROM worker WHERE worker_id = $1", worker)?;
+        } else {
+            q!(tx &mut tx, execute, "UPDATE worker SET expires_ms = $2 WHERE worker_id = $1", worker, TAKEN_OVER)?;
+        }
         tx.commit().await?;
         if freed > 0 {
             tracing::info!(worker.id = %WorkerId(worker), deliveries = freed, "took over from a worker whose lease had ended");
@@ -122,10 +135,16 @@ impl Store {
         q!(&self.db, execute, "DELETE FROM slot WHERE worker_id NOT IN (SELECT worker_id FROM worker)")?;
         let mut freed = 0;
         for (worker,) in orphans {
-            let now = self.store_now_ms().await?;
-            let mut tx = self.db.begin().await?;
-            freed += interrupt(&mut tx, worker, now, self.now_ms()).await?;
-            tx.commit().await?;
+            loop {
+                let now = self.store_now_ms().await?;
+                let mut tx = self.db.begin().await?;
+                let portion = interrupt(&mut tx, worker, now, self.now_ms()).await?;
+                tx.commit().await?;
+                freed += portion;
+                if portion < REAP_PORTION {
+                    break;
+                }
+            }
         }
         Ok(freed)
     }
@@ -145,7 +164,7 @@ impl Store {
     }
 
     /// Grants slots: as many as are wanted and as the destination's concurrency leaves over. What is wanted less than
-    /// before is given back.
+    /// before is given back; who wants none is no claimant any more.
     ///
     /// # Errors
     /// When the store does not answer; nothing has changed then.
@@ -173,6 +192,13 @@ impl Store {
                 worker.0
             )?;
             let held = wish.wanted.min(limit - others).max(0);
+            granted.insert(wish.destination_id, held);
+            if wish.wanted == 0 {
+                let text = "DELETE FROM slot WHERE destination_id = $1 AND worker_id = $2";
+                q!(tx &mut tx, execute, text, id, worker.0)?;
+                continue;
+            }
+            // Also with no slot at all: the row says that this worker wants its share.
             q!(
                 tx &mut tx,
                 execute,
@@ -182,38 +208,79 @@ impl Store {
                 worker.0,
                 held
             )?;
-            granted.insert(wish.destination_id, held);
         }
         tx.commit().await?;
         Ok(granted)
     }
+
+    /// How many workers, this one included, want slots of the destinations that this one wants slots of; only where there
+    /// are others.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn slot_claimants(&self, worker: WorkerId) -> sqlx::Result<Slots> {
+        let rows = q!(
+            &self.db,
+            fetch_all as (Uuid, i64),
+            "SELECT destination_id, count(*) FROM slot
+             WHERE destination_id IN (SELECT destination_id FROM slot WHERE worker_id = $1)
+             GROUP BY destination_id HAVING count(*) > 1",
+            worker.0
+        )?;
+        Ok(rows.into_iter().map(|(id, workers)| (id.into(), workers)).collect())
+    }
 }
 
-/// Gives back everything `worker` has leased and puts its attempts on record as interrupted.
+/// Deliveries that are given back in one transaction.
+pub const REAP_PORTION: u64 = 2_000;
+
+/// Gives back a portion of what `worker` has leased and puts those attempts on record as interrupted. Fewer than
+/// [`REAP_PORTION`]: nothing is left.
 async fn interrupt(tx: &mut Tx, worker: Uuid, store_now: Millis, now: Millis) -> sqlx::Result<u64> {
     const ERROR: &str = "the worker stopped before it could record the outcome; the receiver may have got the request";
+    // On Postgres one statement over locked rows: what the dead worker records in this moment is either seen or fenced.
+    if matches!(tx, Tx::Sqlite(_)) {
+        q!(
+            tx &mut *tx,
+            execute,
+            "INSERT INTO attempt (delivery_id, number, attempt_id, started_ms, finished_ms, state, error_code, error, response_truncated)
+             SELECT delivery_id, attempts, randomblob(16), coalesce(started_ms, $2), $2, 'interrupted', 'interrupted', $3, FALSE
+             FROM delivery WHERE lease_owner = $1 AND status = 'leased' ORDER BY delivery_id LIMIT $4
+             ON CONFLICT (delivery_id, number) DO NOTHING",
+            worker,
+            now,
+            ERROR,
+            REAP_PORTION as i64
+        )?;
+        return q!(
+            tx &mut *tx,
+            execute,
+            "UPDATE delivery SET status = 'pending', lease_owner = NULL, started_ms = NULL, next_attempt_ms = $2
+             WHERE delivery_id IN (SELECT delivery_id FROM delivery WHERE lease_owner = $1 AND status = 'leased'
+                                   ORDER BY delivery_id LIMIT $3)",
+            worker,
+            store_now,
+            REAP_PORTION as i64
+        );
+    }
     q!(
         tx &mut *tx,
         execute,
-        {pg: "INSERT INTO attempt (delivery_id, number, attempt_id, started_ms, finished_ms, state, error_code, error, response_truncated)
-              SELECT delivery_id, attempts, gen_random_uuid(), coalesce(started_ms, $2), $2, 'interrupted', 'interrupted', $3, FALSE
-              FROM delivery WHERE lease_owner = $1 AND status = 'leased'
-              ON CONFLICT (delivery_id, number) DO NOTHING",
-         sqlite: "INSERT INTO attempt (delivery_id, number, attempt_id, started_ms, finished_ms, state, error_code, error, response_truncated)
-              SELECT delivery_id, attempts, randomblob(16), coalesce(started_ms, $2), $2, 'interrupted', 'interrupted', $3, FALSE
-              FROM delivery WHERE lease_owner = $1 AND status = 'leased'
-              ON CONFLICT (delivery_id, number) DO NOTHING"},
+        "WITH portion AS (
+            SELECT delivery_id, attempts, started_ms FROM delivery WHERE lease_owner = $1 AND status = 'leased'
+            ORDER BY delivery_id LIMIT $5 FOR UPDATE
+         ), cut_off AS (
+            INSERT INTO attempt (delivery_id, number, attempt_id, started_ms, finished_ms, state, error_code, error,
+                                 response_truncated)
+            SELECT delivery_id, attempts, gen_random_uuid(), coalesce(started_ms, $3), $3, 'interrupted', 'interrupted', $4, FALSE
+            FROM portion ON CONFLICT (delivery_id, number) DO NOTHING
+         )
+         UPDATE delivery AS d SET status = 'pending', lease_owner = NULL, started_ms = NULL, next_attempt_ms = $2
+         FROM portion AS p WHERE d.delivery_id = p.delivery_id",
         worker,
+        store_now,
         now,
-        ERROR
-    )?;
-    let freed = q!(
-        tx &mut *tx,
-        execute,
-        "UPDATE delivery SET status = 'pending', lease_owner = NULL, started_ms = NULL, next_attempt_ms = $2
-         WHERE lease_owner = $1 AND status = 'leased'",
-        worker,
-        store_now
-    )?;
-    Ok(freed)
+        ERROR,
+        REAP_PORTION as i64
+    )
 }
