@@ -2,6 +2,8 @@
 
 mod diagnosis;
 
+pub(crate) use diagnosis::find as find_diagnosis;
+
 use axum::Json;
 use axum::extract::State;
 use axum::http::Uri;
@@ -174,6 +176,6 @@ async fn read(
 ) -> ApiResult<Json<RejectionDetailView>> {
     principal.require(Scope::Read)?;
     let row = state.store.rejection(principal.workspace_id, id).await?.ok_or(ApiError::NotFound)?;
-    let found = diagnosis::find(&state, principal.workspace_id, &row).await?;
+    let found = find_diagnosis(&state, principal.workspace_id, &row).await?;
     Ok(Json(RejectionDetailView::new(row, found)))
 }

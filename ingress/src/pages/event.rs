@@ -1,6 +1,6 @@
 //! `/events/{id}`: did it arrive, was it genuine, where did it go, what came back, when is the next try.
 
-mod body;
+pub(super) mod body;
 
 use askama::Template;
 use axum::Router;

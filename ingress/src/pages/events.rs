@@ -20,7 +20,7 @@ use crate::api::extract::{Listing, PageQuery, PageUser};
 use crate::state::AppState;
 
 /// Sources that the filter offers; others are found by their id in the address.
-const OFFERED_SOURCES: i64 = 200;
+pub(super) const OFFERED_SOURCES: i64 = 200;
 
 /// The route of this page.
 pub(super) fn routes() -> Router<AppState> {
@@ -41,10 +41,10 @@ struct EventsPage {
 }
 
 /// One choice of a list in a form.
-struct Choice {
-    value: String,
-    text: String,
-    chosen: bool,
+pub(super) struct Choice {
+    pub(super) value: String,
+    pub(super) text: String,
+    pub(super) chosen: bool,
 }
 
 /// A time, for programs and for people.
@@ -147,8 +147,18 @@ pub(super) fn answer<T: Template>(page: ApiResult<T>, user: String) -> Response 
     }
 }
 
+/// The sources that a filter offers.
+pub(super) fn source_choices(sources: &[Source], chosen: Option<SourceId>) -> Vec<Choice> {
+    let choice = |source: &Source| Choice {
+        value: SourceId(source.source_id).to_string(),
+        text: source.name.clone(),
+        chosen: chosen == Some(source.source_id.into()),
+    };
+    sources.iter().map(choice).collect()
+}
+
 /// The address of another part of the same list.
-fn address(uri: &Uri, cursor: Option<&str>) -> String {
+pub(super) fn address(uri: &Uri, cursor: Option<&str>) -> String {
     let mut query = url::form_urlencoded::Serializer::new(String::new());
     for (name, value) in url::form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes()) {
         if name != "cursor" && !value.is_empty() {
@@ -159,8 +169,8 @@ fn address(uri: &Uri, cursor: Option<&str>) -> String {
         query.append_pair("cursor", cursor);
     }
     match query.finish() {
-        query if query.is_empty() => "/events".to_owned(),
-        query => format!("/events?{query}"),
+        query if query.is_empty() => uri.path().to_owned(),
+        query => format!("{}?{query}", uri.path()),
     }
 }
 
@@ -180,14 +190,7 @@ async fn build(user: PageUser, state: &AppState, page: ApiResult<PageQuery>, uri
     Ok(EventsPage {
         user: Some(user.name),
         rows: listing.data,
-        sources: sources
-            .iter()
-            .map(|source| Choice {
-                value: SourceId(source.source_id).to_string(),
-                text: source.name.clone(),
-                chosen: filter.source == Some(source.source_id.into()),
-            })
-            .collect(),
+        sources: source_choices(&sources, filter.source),
         statuses: DeliveryStatus::ALL
             .iter()
             .map(|status| Choice {

@@ -6,6 +6,7 @@ pub(crate) mod layout;
 mod login;
 pub mod overview;
 mod register;
+mod rejections;
 
 use axum::Router;
 
@@ -22,4 +23,5 @@ pub fn router() -> Router<AppState> {
         .merge(overview::routes())
         .merge(events::routes())
         .merge(event::routes())
+        .merge(rejections::routes())
 }

@@ -12,7 +12,8 @@ use hookyard_shared::store::events::{COUNT_LIMIT, EventFilter};
 use hookyard_shared::store::sources::Source;
 use hookyard_shared::store::subscriptions::Subscription;
 
-use super::events::{EventRow, Moment, answer, source_name};
+use super::events::{EventRow, answer, source_name};
+use super::rejections::RejectionLine;
 use crate::api::error::ApiResult;
 use crate::api::extract::PageUser;
 use crate::api::sources::{is_verified, source_url, verification};
@@ -77,14 +78,6 @@ struct SubscriptionLine {
     source: String,
     destination: String,
     enabled: bool,
-}
-
-struct RejectionLine {
-    received: Moment,
-    source: String,
-    status: i64,
-    code: String,
-    detail: String,
 }
 
 /// A count that stopped at its bound says so.
@@ -156,16 +149,7 @@ async fn build(user: PageUser, state: &AppState) -> ApiResult<OverviewPage> {
         steps,
         counts: counts(state, workspace).await?,
         events: events.into_iter().map(|row| EventRow::new(row, &sources)).collect(),
-        rejections: rejections
-            .into_iter()
-            .map(|row| RejectionLine {
-                received: Moment::of(row.received_ms),
-                source: source_name(&sources, row.source_id.into()),
-                status: row.status,
-                code: row.code,
-                detail: row.detail,
-            })
-            .collect(),
+        rejections: rejections.into_iter().map(|row| RejectionLine::new(row, &sources)).collect(),
         subscriptions: subscriptions
             .into_iter()
             .map(|row| SubscriptionLine {
@@ -206,6 +190,7 @@ fn destination_name(destinations: &[Destination], id: DestinationId) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pages::events::Moment;
 
     #[test]
     fn an_empty_workspace_is_shown_what_to_do() {
@@ -220,6 +205,7 @@ mod tests {
             subscriptions: Vec::new(),
             events: Vec::new(),
             rejections: vec![RejectionLine {
+                id: "rej_1".into(),
                 received: Moment::of(0),
                 source: "shop".into(),
                 status: 401,

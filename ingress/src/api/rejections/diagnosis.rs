@@ -14,7 +14,7 @@ use crate::state::AppState;
 const UNAUTHORIZED: i64 = 401;
 
 /// Finds the mistake behind a refusal, if what was kept of the request is enough: a signature, and the whole body.
-pub(super) async fn find(
+pub(crate) async fn find(
     state: &AppState,
     workspace: WorkspaceId,
     row: &RejectionDetail,

@@ -1,9 +1,9 @@
 //! Sources, destinations, subscriptions and what came in, asked as a client would.
 
 use axum::http::{Method, StatusCode};
-use hookyard_shared::id::{DeliveryId, EventId, SourceId, WorkerId};
+use hookyard_shared::id::{DeliveryId, EventId, RejectionId, SourceId, WorkerId};
 use hookyard_shared::model::Event;
-use hookyard_shared::store::relay::{NewDelivery, NewStatus};
+use hookyard_shared::store::relay::{NewDelivery, NewRejection, NewStatus};
 use serde_json::{Value, json};
 
 use super::{App, Reply, SAME};
@@ -90,6 +90,44 @@ async fn relayed(app: &App, subscription: &Value, body: &'static [u8]) -> (Event
     let ids = (event.id, delivery.id);
     app.state.store.persist(WorkerId::new(), &[event], &[delivery]).await.unwrap();
     ids
+}
+
+#[tokio::test]
+async fn a_refused_request_is_shown_with_what_explains_it_and_only_to_its_workspace() {
+    let app = App::new(&[]).await;
+    let user = User { app: &app, cookie: app.user("ada").await };
+    let source = user.create("/sources", json!({"name": "Shop", "provider": "github", "secret": "key"})).await;
+    let source_id: SourceId = text(&source["id"]).parse().unwrap();
+    let row = app.state.store.source_rows(source_id.0).await.unwrap().remove(0);
+    // Signed over `{"a": "<b>"}`, and laid out anew on the way.
+    let signature = "d86d271a9da33f7cf23a4a01e13764d3ab3de4592c636d0aa9708a2a65945109";
+    let rejection = NewRejection {
+        id: RejectionId::new(),
+        workspace_id: row.workspace_id.into(),
+        source_id,
+        received_ms: app.state.store.now_ms(),
+        method: "POST".into(),
+        path: "/".into(),
+        query: None,
+        headers: format!("x-hub-signature-256: sha256={signature}\r\n").into_bytes(),
+        body: br#"{"a":"<b>"}"#.to_vec(),
+        body_bytes: 11,
+        status: 401,
+        code: "signature_mismatch".into(),
+        detail: "no signature matches".into(),
+    };
+    let path = format!("/rejections/{}", rejection.id);
+    app.state.store.insert_rejections(&[rejection]).await.unwrap();
+    let shown = user.get(&path).await.json();
+    assert_eq!((text(&shown["diagnosis"]["code"]), text(&shown["code"])), ("altered_body", "signature_mismatch"));
+    for (page, words) in [("/rejections", path.as_str()), (&path, "a space after commas and colons"), ("/", &path)] {
+        let page = user.page(page).await;
+        assert_eq!(page.status, StatusCode::OK, "{}", page.text);
+        assert!(page.text.contains(words) && !page.text.contains("<b>"), "{}", page.text);
+    }
+    let other = User { app: &app, cookie: app.user("bob").await };
+    assert_eq!(other.page(&path).await.status, StatusCode::NOT_FOUND);
+    assert!(!other.page("/rejections").await.text.contains("rej_"));
 }
 
 #[tokio::test]

@@ -12,18 +12,18 @@ const SHOWN_HEX: usize = 4 * 1024;
 const MAX_INDENTED: usize = 256 * 1024;
 
 /// A body ready to be shown.
-pub(super) struct BodyView {
+pub(in crate::pages) struct BodyView {
     /// What it looks like: `JSON`, `text`, `hexadecimal` or `empty`.
-    pub(super) form: &'static str,
+    pub(in crate::pages) form: &'static str,
     /// The text.
-    pub(super) text: String,
+    pub(in crate::pages) text: String,
     /// Whether the body goes on.
-    pub(super) truncated: bool,
+    pub(in crate::pages) truncated: bool,
 }
 
 impl BodyView {
     /// Shows `start`, the beginning of a body of `length` bytes.
-    pub(super) fn new(start: &[u8], length: i64) -> Self {
+    pub(in crate::pages) fn new(start: &[u8], length: i64) -> Self {
         let truncated = i64::try_from(start.len()).is_ok_and(|shown| shown < length);
         if start.is_empty() {
             return Self { form: "empty", text: String::new(), truncated };
