@@ -192,7 +192,7 @@ async fn survives_kills_of(target: Target, profile: Profile, kills: usize, betwe
     wait_until("10,000 events are acknowledged", Duration::from_secs(240), enough).await.unwrap();
     sender.stop();
     sending.await.unwrap();
-    assert!(ledger.slowest() <= Duration::from_secs(5), "an answer took {:?}", ledger.slowest());
+    assert!(ledger.slowest() <= Duration::from_millis(2_500), "an answer took {:?}", ledger.slowest());
     // Per kill: what was in flight in one lane, and what sat in one batch.
     bench.judge(&format!("{target:?} killed {kills} times, {profile:?}"), &ledger, nemesis.seed(), kills * 100).await;
 }
@@ -352,7 +352,7 @@ async fn kill_nobody_while_the_broker_is_frozen_and_no_answer_takes_longer_than_
     }
     assert!(waited <= 5 && stalled > waited, "{waited} of 100 waited, {stalled} were told at once");
     let slowest = ledger.slowest();
-    assert!(slowest < Duration::from_millis(3_000), "an answer took {slowest:?}");
+    assert!(slowest <= Duration::from_millis(2_500), "an answer took {slowest:?}");
     bench.stack.rabbit().unwrap().thaw().unwrap();
     // By itself: nobody sends anything meanwhile.
     let ready = async || door.get("/readyz").await.is_ok_and(|reply| reply.status == 200);
@@ -388,7 +388,10 @@ async fn two_workers_and_a_limit_of_one_never_show_two_requests_at_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_workers_share_the_slots_of_a_busy_destination_whoever_came_first() {
-    let stack = Stack::builder(Profile::Distributed).workers(2).env("HOOKYARD_PARTITIONS", "4").start().await.unwrap();
+    const BACKLOG: usize = 1_600;
+    // The lease as shipped: how often slots are looked after follows from it.
+    let stack = Stack::builder(Profile::Distributed).workers(2).env("HOOKYARD_WORKER_LEASE", "20s");
+    let stack = stack.start().await.unwrap();
     let sink = Sink::start().await.unwrap();
     sink.script("/busy", Answer::After(Duration::from_millis(50), 200));
     let account = stack.account().await.unwrap();
@@ -399,13 +402,16 @@ async fn two_workers_share_the_slots_of_a_busy_destination_whoever_came_first() 
     sender.send(1).await;
     sink.wait_for("/busy", 1, SOON).await.unwrap();
     // More than one worker does before it sees that the other wants its share.
-    common::multiply_pending(&stack, &sender.ledger().ids()[0], 3_000).await;
+    common::multiply_pending(&stack, &sender.ledger().ids()[0], BACKLOG as i64).await;
     let pool = sqlx::PgPool::connect(stack.database_url().unwrap()).await.unwrap();
-    let shares = async || {
-        let query = sqlx::query_scalar::<_, i64>("SELECT held FROM slot ORDER BY held");
-        query.fetch_all(&pool).await.is_ok_and(|held| held == [2, 2])
-    };
+    let numbers = async |text: &'static str| sqlx::query_scalar::<_, i64>(text).fetch_all(&pool).await.unwrap();
+    let shares = async || numbers("SELECT held FROM slot ORDER BY held").await == [2, 2];
     wait_until("each worker holds half of the slots", Duration::from_secs(30), shares).await.unwrap();
+    let both =
+        async || numbers("SELECT count(DISTINCT lease_owner) FROM delivery WHERE status = 'leased'").await == [2];
+    wait_until("both workers relay", SOON, both).await.unwrap();
+    let all = async || sink.accepted("/busy") > BACKLOG;
+    wait_until("everything arrived", Duration::from_secs(60), all).await.unwrap();
     assert_eq!(sink.max_concurrent("/busy"), 4, "the limit holds while slots change hands");
 }
 

@@ -90,6 +90,11 @@ impl Lease {
         Instant::now() < current.until && current.steady_since.elapsed() >= self.ttl
     }
 
+    /// The time between two renewals, and between two looks after leases and slots.
+    pub(crate) fn turn(&self) -> Duration {
+        self.ttl / 5
+    }
+
     /// Ends what is under way if the lease has ended.
     fn check(&self) {
         let current = self.lock();
@@ -115,7 +120,7 @@ fn millis(duration: Duration) -> i64 {
 
 /// Renews the lease until `stop` fires, and does nothing else: whatever is slow must not make the lease end.
 pub(crate) async fn renew(worker: Worker, stop: CancellationToken) {
-    let mut tick = tokio::time::interval(worker.lease.ttl / 5);
+    let mut tick = tokio::time::interval(worker.lease.turn());
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! { _ = tick.tick() => {}, () = stop.cancelled() => break }
@@ -130,7 +135,7 @@ pub(crate) async fn renew(worker: Worker, stop: CancellationToken) {
 /// `stop` fires.
 pub(crate) async fn tend(worker: Worker, stop: CancellationToken) {
     let (mut turn, mut strays) = (0_u32, HashSet::new());
-    let mut tick = tokio::time::interval(worker.lease.ttl / 5);
+    let mut tick = tokio::time::interval(worker.lease.turn());
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! { _ = tick.tick() => {}, () = stop.cancelled() => break }

@@ -55,7 +55,7 @@ pub(crate) async fn persist(worker: &Worker, events: &[Event]) -> Result<Written
         let deliveries = route(&catalog, events, |destination| lanes.room(destination));
         let owner = lease.id();
         let routed_by = if left == 0 { i64::MAX } else { catalog.version() };
-        let repeats = may_repeat(&catalog, events);
+        let repeats = may_repeat(&catalog, events, &deliveries);
         let persisted = base.store.persist_routed(owner, events, &deliveries, &repeats, routed_by).await;
         match persisted.map_err(Failure::of)? {
             Persisted::New { events: new, repeats } => {
@@ -73,7 +73,11 @@ pub(crate) async fn persist(worker: &Worker, events: &[Event]) -> Result<Written
 }
 
 /// The events of sources that look for repeats.
-fn may_repeat(catalog: &Snapshot, events: &[Event]) -> Vec<RepeatCheck> {
+fn may_repeat(catalog: &Snapshot, events: &[Event], deliveries: &[NewDelivery]) -> Vec<RepeatCheck> {
+    if events.iter().all(|event| event.repeat_key.is_none()) {
+        return Vec::new();
+    }
+    let routed: HashSet<EventId> = deliveries.iter().map(|delivery| delivery.event_id).collect();
     let check = |event: &Event| {
         let key = event.repeat_key.as_deref()?;
         let window_ms = catalog.source(event.source_id)?.repeat_window_ms;
@@ -83,6 +87,7 @@ fn may_repeat(catalog: &Snapshot, events: &[Event]) -> Vec<RepeatCheck> {
             digest: repeat_digest(key, &event.body),
             received_ms: event.received_ms,
             window_ms,
+            routed: routed.contains(&event.id),
         })
     };
     events.iter().filter_map(check).collect()

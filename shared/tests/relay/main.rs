@@ -13,7 +13,8 @@ use hookyard_shared::id::{
 use hookyard_shared::model::Event;
 use hookyard_shared::q;
 use hookyard_shared::store::relay::{
-    AttemptRecord, AttemptState, NewDelivery, NewInspection, NewStatus, Next, Persisted, REAP_PORTION, Room, SlotWish,
+    AttemptRecord, AttemptState, NewDelivery, NewInspection, NewStatus, Next, Persisted, REAP_PORTION, Rivals, Room,
+    SlotWish,
 };
 use hookyard_shared::store::{CatalogChange, Db, Store, StoreLocation};
 use hookyard_testkit::shared_postgres;
@@ -356,14 +357,27 @@ async fn slots_hold_a_destinations_limit_over_all_workers(bench: Bench) {
         let (a, b) = tokio::join!(bench.store.acquire_slots(one, &wish_one), bench.store.acquire_slots(two, &wish_two));
         let (a, b) = (a.unwrap()[&bench.destination], b.unwrap()[&bench.destination]);
         assert!(a + b <= 3, "{a} + {b}");
-        let claimants = bench.store.slot_claimants(one).await.unwrap();
-        assert_eq!(claimants.get(&bench.destination), Some(&2), "also one that was left without a slot");
+        // Also one that was left without a slot.
+        let beside = async |worker| bench.store.slot_rivals(worker).await.unwrap().get(&bench.destination).copied();
+        assert_eq!(beside(one).await, Some(Rivals { others: 1, before: 0 }));
+        assert_eq!(beside(two).await, Some(Rivals { others: 1, before: 1 }));
         let (wish_one, wish_two) = (wish(0), wish(0));
         bench.store.acquire_slots(one, &wish_one).await.unwrap();
         assert_eq!(bench.store.acquire_slots(two, &wish(3)).await.unwrap()[&bench.destination], 3);
-        assert!(bench.store.slot_claimants(two).await.unwrap().is_empty(), "alone, it claims against nobody");
+        assert_eq!(beside(two).await, None, "alone, it has no rivals");
         bench.store.acquire_slots(two, &wish_two).await.unwrap();
     }
+}
+
+async fn a_dead_worker_is_nobodys_rival(bench: Bench) {
+    let (living, dead) = (bench.worker().await, bench.worker().await);
+    let wish = [SlotWish { destination_id: bench.destination, wanted: 1 }];
+    for worker in [living, dead] {
+        bench.store.acquire_slots(worker, &wish).await.unwrap();
+    }
+    assert_eq!(bench.store.slot_rivals(living).await.unwrap().len(), 1);
+    bench.store.expire_worker(dead).await.unwrap();
+    assert!(bench.store.slot_rivals(living).await.unwrap().is_empty());
 }
 
 async fn what_was_leased_but_not_begun_goes_back_without_a_trace(bench: Bench) {
@@ -511,6 +525,7 @@ on_both! {
     what_a_dead_worker_leased_is_taken_over_in_portions_to_the_last
     what_a_worker_leased_after_its_end_is_found
     slots_hold_a_destinations_limit_over_all_workers
+    a_dead_worker_is_nobodys_rival
     what_was_leased_but_not_begun_goes_back_without_a_trace
     age_removes_what_is_settled_and_keeps_what_is_not
     an_inspector_keeps_its_newest_thousand

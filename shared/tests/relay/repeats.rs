@@ -20,19 +20,20 @@ fn repeating(bench: &Bench, count: usize) -> Vec<Event> {
     events
 }
 
-fn check(event: &Event, key: &str) -> RepeatCheck {
+fn check(event: &Event, deliveries: &[NewDelivery]) -> RepeatCheck {
     RepeatCheck {
         event_id: event.id,
         source_id: event.source_id,
-        digest: repeat_digest(key, &event.body),
+        digest: repeat_digest("evt_1", &event.body),
         received_ms: event.received_ms,
         window_ms: HOUR,
+        routed: deliveries.iter().any(|delivery| delivery.event_id == event.id),
     }
 }
 
 /// Persists events that may repeat; gives how many were new and how many repeat another.
 async fn persist(bench: &Bench, worker: WorkerId, events: &[Event], deliveries: &[NewDelivery]) -> (usize, u64) {
-    let checks: Vec<RepeatCheck> = events.iter().map(|event| check(event, "evt_1")).collect();
+    let checks: Vec<RepeatCheck> = events.iter().map(|event| check(event, deliveries)).collect();
     match bench.store.persist_routed(worker, events, deliveries, &checks, i64::MAX).await.unwrap() {
         Persisted::New { events, repeats } => (events.len(), repeats),
         Persisted::Stale { .. } => panic!("nothing has changed"),

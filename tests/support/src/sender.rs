@@ -236,7 +236,8 @@ impl Ledger {
         lock(&self.sent).iter().filter_map(id).collect()
     }
 
-    /// The slowest answer of all tries, those included that were no 2xx (promise: 2.5 s).
+    /// The slowest answer of all tries, those included that were no 2xx (promise: 2.5 s). A try that had no answer, because
+    /// the program was killed or its port closed, has no say.
     pub fn slowest(&self) -> Duration {
         *lock(&self.slowest)
     }
@@ -452,10 +453,9 @@ impl Sender {
         *request.headers_mut() = headers;
         let started = Instant::now();
         let answer = exchange(&self.client, request, self.timeout).await;
-        let took = started.elapsed();
-        {
+        if answer.is_ok() {
             let mut slowest = lock(&self.ledger.slowest);
-            *slowest = took.max(*slowest);
+            *slowest = started.elapsed().max(*slowest);
         }
         match answer {
             Ok(reply) if reply.status.is_success() => {

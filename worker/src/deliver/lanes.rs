@@ -39,8 +39,10 @@ const MEMORY: usize = 12 * 1024 * 1024;
 const LARGE: usize = hookyard_shared::queue::LARGE_MESSAGE;
 
 struct Lane {
-    /// Slots that this worker holds.
+    /// Slots on which requests may begin.
     held: usize,
+    /// Slots that the store holds for this worker: more than that while requests beyond its share end.
+    granted: usize,
     in_flight: usize,
     queue: VecDeque<Job>,
     last_done: Instant,
@@ -53,6 +55,7 @@ impl Lane {
     fn new() -> Self {
         Self {
             held: 0,
+            granted: 0,
             in_flight: 0,
             queue: VecDeque::new(),
             last_done: Instant::now(),
@@ -310,6 +313,7 @@ impl Lanes {
                 self.memory.fetch_sub(job.weight(), Ordering::Relaxed);
             }
             lane.held = 0;
+            lane.granted = 0;
         }
         self.in_hand.clear();
     }

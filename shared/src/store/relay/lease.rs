@@ -24,7 +24,16 @@ pub struct SlotWish {
 /// The end of the lease of a worker that is being taken over: it cannot be prolonged any more.
 const TAKEN_OVER: i64 = -1;
 
-/// Numbers by destination, such as slots granted.
+/// Other workers that want slots of the same destination.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rivals {
+    /// How many.
+    pub others: i64,
+    /// How many of them come before this worker, by id: who gets one more when the slots cannot be shared evenly.
+    pub before: i64,
+}
+
+/// Slots granted, by destination.
 pub type Slots = HashMap<DestinationId, i64>;
 
 impl Store {
@@ -213,21 +222,24 @@ impl Store {
         Ok(granted)
     }
 
-    /// How many workers, this one included, want slots of the destinations that this one wants slots of; only where there
-    /// are others.
+    /// The other living workers that want slots of the destinations that this one wants slots of; only where there are any.
     ///
     /// # Errors
     /// When the store does not answer.
-    pub async fn slot_claimants(&self, worker: WorkerId) -> sqlx::Result<Slots> {
+    pub async fn slot_rivals(&self, worker: WorkerId) -> sqlx::Result<HashMap<DestinationId, Rivals>> {
+        let now = self.store_now_ms().await?;
         let rows = q!(
             &self.db,
-            fetch_all as (Uuid, i64),
-            "SELECT destination_id, count(*) FROM slot
-             WHERE destination_id IN (SELECT destination_id FROM slot WHERE worker_id = $1)
-             GROUP BY destination_id HAVING count(*) > 1",
-            worker.0
+            fetch_all as (Uuid, i64, i64),
+            "SELECT s.destination_id, count(*), CAST(sum(CASE WHEN s.worker_id < $1 THEN 1 ELSE 0 END) AS BIGINT)
+             FROM slot AS s JOIN worker AS w ON w.worker_id = s.worker_id
+             WHERE s.worker_id <> $1 AND w.expires_ms >= $2
+               AND s.destination_id IN (SELECT destination_id FROM slot WHERE worker_id = $1)
+             GROUP BY s.destination_id",
+            worker.0,
+            now
         )?;
-        Ok(rows.into_iter().map(|(id, workers)| (id.into(), workers)).collect())
+        Ok(rows.into_iter().map(|(id, others, before)| (id.into(), Rivals { others, before })).collect())
     }
 }
 
@@ -266,9 +278,12 @@ async fn interrupt(tx: &mut Tx, worker: Uuid, store_now: Millis, now: Millis) ->
     q!(
         tx &mut *tx,
         execute,
-        "WITH portion AS (
-            SELECT delivery_id, attempts, started_ms FROM delivery WHERE lease_owner = $1 AND status = 'leased'
-            ORDER BY delivery_id LIMIT $5 FOR UPDATE
+        "WITH mine AS MATERIALIZED (
+            -- By itself, so that it goes by the index of leased rows: in order of the key, Postgres might walk the whole table.
+            SELECT delivery_id FROM delivery WHERE lease_owner = $1 AND status = 'leased' LIMIT $5
+         ), portion AS (
+            SELECT delivery_id, attempts, started_ms FROM delivery
+            WHERE delivery_id IN (SELECT delivery_id FROM mine) AND lease_owner = $1 ORDER BY delivery_id FOR UPDATE
          ), cut_off AS (
             INSERT INTO attempt (delivery_id, number, attempt_id, started_ms, finished_ms, state, error_code, error,
                                  response_truncated)

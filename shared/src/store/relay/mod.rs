@@ -13,7 +13,7 @@ use super::sqlite::{placeholders, portions};
 
 pub use claim::{Claimed, Room, StoredEvent};
 pub use keep::{NewInspection, NewRejection, Parked};
-pub use lease::{REAP_PORTION, SlotWish, Slots};
+pub use lease::{REAP_PORTION, Rivals, SlotWish, Slots};
 pub use persist::{NewDelivery, NewStatus, Persisted};
 pub use record::{AttemptRecord, AttemptState, Next};
 pub use repeat::{DeliverAnyway, RepeatCheck};

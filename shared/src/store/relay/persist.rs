@@ -155,9 +155,7 @@ async fn insert_sqlite(tx: &mut SqliteConnection, batch: &Batch<'_>) -> sqlx::Re
     if version > routed_by {
         return Ok(Persisted::Stale { version });
     }
-    let routed: HashSet<EventId> =
-        if repeats.is_empty() { HashSet::new() } else { deliveries.iter().map(|d| d.event_id).collect() };
-    let repeats = find_repeats_sqlite(tx, repeats, |event| routed.contains(&event)).await?;
+    let repeats = find_repeats_sqlite(tx, repeats).await?;
     let mut new = HashSet::with_capacity(events.len());
     for chunk in portions(events) {
         let text = format!(
@@ -227,15 +225,15 @@ async fn insert_pg(executor: impl PgExecutor<'_>, batch: &Batch<'_>) -> sqlx::Re
         "WITH catalog AS (
             SELECT version FROM catalog_version
         ), checked AS (
-            SELECT c.* FROM UNNEST($23::uuid[], $24::bytea[], $25::uuid[], $26::bigint[], $27::bigint[])
-                AS c (source_id, digest, event_id, received_ms, until_ms)
+            SELECT c.* FROM UNNEST($23::uuid[], $24::bytea[], $25::uuid[], $26::bigint[], $27::bigint[],
+                                    $28::bool[])
+                AS c (source_id, digest, event_id, received_ms, until_ms, routed)
             WHERE (SELECT version FROM catalog) <= $22
               -- An event that the queue brings again has been judged.
               AND NOT EXISTS (SELECT 1 FROM event AS e WHERE e.event_id = c.event_id)
         ), first AS (
             INSERT INTO event_repeat AS r (source_id, digest, event_id, received_ms, until_ms, routed)
-            SELECT DISTINCT ON (source_id, digest) source_id, digest, event_id, received_ms, until_ms,
-                   event_id = ANY($15::uuid[])
+            SELECT DISTINCT ON (source_id, digest) source_id, digest, event_id, received_ms, until_ms, routed
             FROM checked ORDER BY source_id, digest, received_ms, event_id ",
         first_wins!(),
         " RETURNING source_id, digest, event_id
@@ -297,6 +295,7 @@ async fn insert_pg(executor: impl PgExecutor<'_>, batch: &Batch<'_>) -> sqlx::Re
         .bind(repeats.iter().map(|r| r.event_id.0).collect::<Vec<_>>())
         .bind(repeats.iter().map(|r| r.received_ms).collect::<Vec<_>>())
         .bind(repeats.iter().map(RepeatCheck::until_ms).collect::<Vec<_>>())
+        .bind(repeats.iter().map(|r| r.routed).collect::<Vec<_>>())
         .fetch_all(executor)
         .await?;
     if let Some((version, ..)) = rows.first().filter(|(version, ..)| *version > routed_by) {

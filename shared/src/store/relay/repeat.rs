@@ -24,6 +24,8 @@ pub struct RepeatCheck {
     pub received_ms: Millis,
     /// How long after it a repeat is taken for one, in milliseconds.
     pub window_ms: i64,
+    /// Whether any subscription matched it.
+    pub routed: bool,
 }
 
 impl RepeatCheck {
@@ -61,7 +63,6 @@ pub(super) use first_wins;
 pub(super) async fn find_repeats_sqlite(
     tx: &mut SqliteConnection,
     checks: &[RepeatCheck],
-    routed: impl Fn(EventId) -> bool,
 ) -> sqlx::Result<HashMap<EventId, Uuid>> {
     let mut repeats = HashMap::new();
     for check in checks {
@@ -84,7 +85,7 @@ pub(super) async fn find_repeats_sqlite(
         .bind(check.event_id.0)
         .bind(check.received_ms)
         .bind(check.until_ms())
-        .bind(routed(check.event_id))
+        .bind(check.routed)
         .fetch_one(&mut *tx)
         .await?;
         if first != check.event_id.0 {

@@ -17,7 +17,7 @@ enum Layout {
 #[derive(Clone, Copy)]
 enum Texts {
     AsTheyAre,
-    /// Everything beyond ASCII as `\uXXXX`.
+    /// Everything beyond ASCII by its code, after `\u`.
     Ascii,
     /// Slashes as `\/`.
     Slashes,

@@ -1,15 +1,21 @@
 //! The slots of this worker: asked for when a lane needs some, in step with limits, given back when it is idle.
 
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use hookyard_shared::id::DestinationId;
 use hookyard_shared::store::StoreResult;
-use hookyard_shared::store::relay::SlotWish;
+use hookyard_shared::store::relay::{Rivals, SlotWish};
 use uuid::Uuid;
 
 use super::{IDLE, Lane, Lanes};
 use crate::deliver::job::Job;
+
+/// A worker that waits for its share keeps its claim for so many turns, however little it knows of that is due: whoever has
+/// the slots needs two turns to give some up.
+const CLAIM_TURNS: u32 = 4;
+/// And longer than any pause between two searches for what is due.
+const CLAIM: Duration = Duration::from_secs(12);
 
 /// What is asked of the store for a lane.
 struct Wish {
@@ -18,18 +24,31 @@ struct Wish {
     most: i64,
 }
 
-/// What a lane with work wants, if that is not what it has. Alone it wants everything; beside others its share, rounded up:
-/// what is beyond goes back as soon as its requests end, and until then nothing new begins there.
-fn wish(id: DestinationId, lane: &mut Lane, limit: i64, workers: Option<i64>) -> Option<Wish> {
-    let Some(workers) = workers else {
-        let wanted = SlotWish { destination_id: id, wanted: limit };
-        return (i64::try_from(lane.held) != Ok(limit)).then_some(Wish { slots: wanted, most: limit });
+/// What a lane with work wants, if that is not what it has. Alone it wants everything; beside others its share: what is
+/// beyond goes back as soon as its requests end, and until then nothing new begins there.
+fn wish(id: DestinationId, lane: &mut Lane, limit: i64, rivals: Option<Rivals>) -> Option<Wish> {
+    let Some(rivals) = rivals else {
+        return (lane.held != size(limit))
+            .then_some(Wish { slots: SlotWish { destination_id: id, wanted: limit }, most: limit });
     };
-    let share = (limit + workers - 1) / workers.max(1);
+    let share = share(limit, rivals);
     // Before the store hears of it: nobody else may be given a slot on which something begins here.
-    lane.held = lane.held.min(usize::try_from(share).unwrap_or(0));
+    lane.held = lane.held.min(size(share));
     let wanted = share.max(i64::try_from(lane.in_flight).unwrap_or(i64::MAX)).min(limit);
-    Some(Wish { slots: SlotWish { destination_id: id, wanted }, most: share })
+    let settled = lane.granted == size(wanted) && lane.held == size(share);
+    (!settled).then_some(Wish { slots: SlotWish { destination_id: id, wanted }, most: share })
+}
+
+/// An even part of the slots; what cannot be shared evenly goes to the first workers, one each. At least one: with fewer
+/// slots than workers, who has one keeps it.
+fn share(limit: i64, rivals: Rivals) -> i64 {
+    let workers = rivals.others + 1;
+    let share = limit / workers + i64::from(rivals.before < limit % workers);
+    share.max(1).min(limit)
+}
+
+fn size(slots: i64) -> usize {
+    usize::try_from(slots).unwrap_or(0)
 }
 
 impl Lanes {
@@ -61,7 +80,12 @@ impl Lanes {
             for Wish { slots, most } in wishes {
                 let Some(granted) = granted.get(&slots.destination_id) else { continue };
                 let lane = state.lanes.entry(slots.destination_id).or_insert_with(Lane::new);
-                lane.held = usize::try_from(*granted.min(&most)).unwrap_or(0);
+                lane.held = size(*granted.min(&most));
+                lane.granted = size(*granted);
+                if lane.held == 0 {
+                    // It was asked for because something is due: the claim begins anew.
+                    lane.idle_since = None;
+                }
             }
         }
         Ok(())
@@ -71,7 +95,8 @@ impl Lanes {
     /// and makes room where other workers want their share.
     pub(crate) async fn settle_slots(&self) -> StoreResult<()> {
         let _turn = self.slots.lock().await;
-        let claimants = self.base.store.slot_claimants(self.lease.id()).await?;
+        let rivals = self.base.store.slot_rivals(self.lease.id()).await?;
+        let claim = CLAIM.max(self.lease.turn() * CLAIM_TURNS);
         let (idle, wishes) = {
             let catalog = self.base.catalog.snapshot();
             let mut state = self.state();
@@ -81,9 +106,12 @@ impl Lanes {
                 if lane.has_work() {
                     lane.idle_since = None;
                     let limit = catalog.destination(*id).map_or(0, |d| d.concurrency);
-                    wishes.extend(wish(*id, lane, limit, claimants.get(id).copied()));
-                } else if lane.idle_since.get_or_insert_with(Instant::now).elapsed() > IDLE {
-                    idle.push(*id);
+                    wishes.extend(wish(*id, lane, limit, rivals.get(id).copied()));
+                } else {
+                    let patience = if lane.held == 0 { claim } else { IDLE };
+                    if lane.idle_since.get_or_insert_with(Instant::now).elapsed() > patience {
+                        idle.push(*id);
+                    }
                 }
             }
             // Nothing may begin on a slot that is being given back.
@@ -126,21 +154,44 @@ mod tests {
     #[test]
     fn a_lane_wants_everything_alone_and_its_share_beside_others() {
         let id = DestinationId::new();
-        // held, in flight, limit, workers → held then, wanted of the store, begun at most
-        for (held, in_flight, limit, workers, expected) in [
-            (0, 0, 4, None, Some((0, 4, 4))),
-            (4, 4, 4, None, None),
-            (6, 6, 4, None, Some((6, 4, 4))),
-            (4, 4, 4, Some(2), Some((2, 4, 2))),
-            (2, 3, 4, Some(2), Some((2, 3, 2))),
-            (2, 1, 4, Some(2), Some((2, 2, 2))),
-            (0, 0, 4, Some(3), Some((0, 2, 2))),
-            (1, 1, 1, Some(3), Some((1, 1, 1))),
+        let beside = |others, before| Some(Rivals { others, before });
+        // granted, held, in flight, limit, rivals → held then, wanted of the store, begun at most
+        for (granted, held, in_flight, limit, rivals, then, expected) in [
+            (0, 0, 0, 4, None, 0, Some((4, 4))),
+            (4, 4, 4, 4, None, 4, None),
+            (6, 6, 6, 4, None, 6, Some((4, 4))),
+            // The store needs not hear of it before some of the requests have ended.
+            (4, 4, 4, 4, beside(1, 0), 2, None),
+            (4, 2, 3, 4, beside(1, 1), 2, Some((3, 2))),
+            (3, 2, 1, 4, beside(1, 0), 2, Some((2, 2))),
+            (2, 2, 2, 4, beside(1, 0), 2, None),
+            (0, 0, 0, 4, beside(2, 2), 0, Some((1, 1))),
+            (1, 1, 1, 1, beside(2, 2), 1, None),
         ] {
-            let mut lane = Lane { held, in_flight, ..Lane::new() };
-            let wish = wish(id, &mut lane, limit, workers);
-            let got = wish.map(|wish| (lane.held, wish.slots.wanted, wish.most));
-            assert_eq!(got, expected, "{held} held, {in_flight} in flight, limit {limit}, {workers:?}");
+            let mut lane = Lane { granted, held, in_flight, ..Lane::new() };
+            let got = wish(id, &mut lane, limit, rivals).map(|wish| (wish.slots.wanted, wish.most));
+            assert_eq!(
+                (lane.held, got),
+                (then, expected),
+                "{granted} granted, {held} held, {in_flight} in flight, {rivals:?}"
+            );
         }
+    }
+
+    #[test]
+    fn shares_add_up_to_the_limit_and_nobody_starves_while_there_are_enough() {
+        for limit in 1..20 {
+            for workers in 1..=limit {
+                let shares = (0..workers).map(|before| share(limit, Rivals { others: workers - 1, before }));
+                let shares: Vec<i64> = shares.collect();
+                assert_eq!(shares.iter().sum::<i64>(), limit, "{shares:?}");
+                assert!(shares.iter().all(|share| *share >= limit / workers), "{shares:?}");
+            }
+        }
+        assert_eq!(
+            share(2, Rivals { others: 4, before: 4 }),
+            1,
+            "more workers than slots: one each, while there are any"
+        );
     }
 }
