@@ -19,9 +19,9 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::change::{changed_meanwhile, checked_name, expect_version, field};
 use super::error::{ApiError, ApiResult, FieldError, Problem};
 use super::extract::{ApiJson, IfMatch, Listing, PageQuery, PathId, Principal, etag};
-use super::sources::{changed_meanwhile, checked_name, expect_version, field};
 use crate::state::AppState;
 use view::{CreatedDestination, DestinationView, EnabledDestination, InspectionView};
 

@@ -2,6 +2,7 @@
 
 pub mod api_keys;
 pub mod auth;
+mod change;
 pub mod deliveries;
 pub mod destinations;
 pub mod error;

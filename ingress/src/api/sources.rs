@@ -1,9 +1,8 @@
 //! `/sources`: the addresses that senders POST to, with the schemes and secrets that prove the senders.
 
+mod checks;
 mod secrets;
 mod view;
-
-use std::collections::BTreeSet;
 
 use axum::Json;
 use axum::extract::State;
@@ -11,27 +10,25 @@ use axum::http::{HeaderValue, StatusCode, header::ETAG};
 use hookyard_shared::auth::Scope;
 use hookyard_shared::id::{self, SourceId};
 use hookyard_shared::store::sources::Source;
-use hookyard_shared::verify::{RepeatRule, Scheme};
 use serde::Deserialize;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
-use super::error::{ApiError, ApiResult, FieldError, Problem};
+use super::change::{changed_meanwhile, checked_name, expect_version};
+use super::error::{ApiError, ApiResult, Problem};
 use super::extract::{ApiJson, IfMatch, Listing, PageQuery, PathId, Principal, etag, present};
 use crate::state::AppState;
+use checks::{
+    check_answer, check_max_body, checked_methods, checked_repeat, most_body_bytes, resolve_scheme, scheme_text,
+};
 use secrets::GivenSecret;
 use view::{CreatedSource, SourceView};
 
 pub(crate) use view::{is_verified, source_url, verification};
 
-const METHODS: [&str; 7] = ["GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"];
-const STATUSES: [i64; 4] = [200, 201, 202, 204];
-const MIN_BODY_BYTES: i64 = 1024;
 const DEFAULT_BODY_BYTES: i64 = 10 * 1024 * 1024;
-const MAX_RESPONSE_BODY: usize = 4096;
-const MAX_NAME: usize = 100;
 
 /// The routes of this resource and of the secrets in it.
 pub fn routes() -> OpenApiRouter<AppState> {
@@ -308,111 +305,6 @@ async fn shown(
     Ok(([(ETAG, etag(source.version))], Json(SourceView::new(source, &secrets, state))))
 }
 
-/// Refuses a change of something that is no longer at the version that was read.
-pub(super) fn expect_version(wanted: IfMatch, version: i64) -> ApiResult<()> {
-    if wanted.0.is_some_and(|wanted| wanted != version) {
-        return Err(ApiError::PreconditionFailed);
-    }
-    Ok(())
-}
-
-/// Two changes at the same moment: the later one is told, with or without `If-Match`.
-pub(super) fn changed_meanwhile(wanted: IfMatch) -> ApiError {
-    match wanted.0 {
-        Some(_) => ApiError::PreconditionFailed,
-        None => ApiError::conflict("changed_meanwhile", "somebody else changed it at the same moment; try again"),
-    }
-}
-
-/// A name without white space around it.
-pub(super) fn checked_name(name: &str, errors: &mut Vec<FieldError>) -> String {
-    let name = name.trim();
-    if name.is_empty() || name.chars().count() > MAX_NAME || name.contains(char::is_control) {
-        errors.push(field("/name", format!("a name has 1 to {MAX_NAME} characters, and no line breaks")));
-    }
-    name.to_owned()
-}
-
-/// One field that cannot be accepted.
-pub(super) fn field(pointer: impl Into<String>, detail: impl Into<String>) -> FieldError {
-    FieldError { pointer: pointer.into(), detail: detail.into() }
-}
-
-fn resolve_scheme(
-    state: &AppState,
-    provider: &str,
-    given: Option<serde_json::Value>,
-    errors: &mut Vec<FieldError>,
-) -> Option<Scheme> {
-    use hookyard_shared::verify::ResolveError;
-    let given = match given.map(serde_json::from_value::<Scheme>).transpose() {
-        Ok(given) => given,
-        Err(error) => {
-            errors.push(field("/scheme", error.to_string()));
-            return None;
-        }
-    };
-    match state.providers.resolve(provider, given) {
-        Ok(scheme) => Some(scheme),
-        Err(error) => {
-            let pointer = if matches!(error, ResolveError::Unknown { .. }) { "/provider" } else { "/scheme" };
-            errors.push(field(pointer, error.to_string()));
-            None
-        }
-    }
-}
-
-fn scheme_text(scheme: &Scheme) -> ApiResult<String> {
-    serde_json::to_string(scheme).map_err(|error| ApiError::Internal(error.into()))
-}
-
-/// A rule for repeats, in the form that it is stored in.
-fn checked_repeat(given: Option<serde_json::Value>, errors: &mut Vec<FieldError>) -> Option<String> {
-    let rule = serde_json::from_value::<RepeatRule>(given?).map_err(|error| error.to_string());
-    let checked = rule.and_then(|rule| {
-        rule.check().map_err(|error| error.to_string())?;
-        serde_json::to_string(&rule).map_err(|error| error.to_string())
-    });
-    checked.map_err(|reason| errors.push(field("/repeat", reason))).ok()
-}
-
-fn checked_methods(methods: &[String], errors: &mut Vec<FieldError>) -> String {
-    let methods: Vec<String> = methods.iter().map(|method| method.trim().to_ascii_uppercase()).collect();
-    for (i, method) in methods.iter().enumerate().filter(|(_, method)| !METHODS.contains(&method.as_str())) {
-        errors.push(field(format!("/methods/{i}"), format!("`{method}` is not one of {}", METHODS.join(", "))));
-    }
-    if methods.is_empty() {
-        errors.push(field("/methods", "name at least one method"));
-    }
-    let distinct: BTreeSet<&str> = methods.iter().map(String::as_str).collect();
-    distinct.into_iter().collect::<Vec<_>>().join(" ")
-}
-
-/// The largest body that this installation takes.
-fn most_body_bytes(state: &AppState) -> i64 {
-    i64::try_from(state.config.max_body).unwrap_or(i64::MAX)
-}
-
-fn check_max_body(bytes: i64, most: i64, errors: &mut Vec<FieldError>) {
-    if !(MIN_BODY_BYTES..=most).contains(&bytes) {
-        let detail =
-            format!("from {MIN_BODY_BYTES} to {most} bytes; the operator sets the upper end (HOOKYARD_MAX_BODY)");
-        errors.push(field("/max_body_bytes", detail));
-    }
-}
-
-fn check_answer(status: i64, body: Option<&str>, errors: &mut Vec<FieldError>) {
-    if !STATUSES.contains(&status) {
-        errors.push(field("/response_status", "200, 201, 202 or 204"));
-    }
-    if status == 204 && body.is_some() {
-        errors.push(field("/response_body", "an answer with status 204 has no body"));
-    }
-    if body.is_some_and(|body| body.len() > MAX_RESPONSE_BODY) {
-        errors.push(field("/response_body", format!("has more than {MAX_RESPONSE_BODY} bytes")));
-    }
-}
-
 /// The last part of an address: 128 random bits in the alphabet of ids.
 fn new_source_key() -> String {
     let mut bytes = [0; 16];
@@ -422,6 +314,8 @@ fn new_source_key() -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     #[test]
@@ -429,26 +323,5 @@ mod tests {
         let keys: BTreeSet<String> = (0..100).map(|_| new_source_key()).collect();
         assert_eq!(keys.len(), 100);
         assert!(keys.iter().all(|key| key.len() == 26 && id::decode(key).is_ok()));
-    }
-
-    #[test]
-    fn methods_are_made_uniform_or_named() {
-        let mut errors = Vec::new();
-        assert_eq!(checked_methods(&["post".into(), "GET ".into(), "POST".into()], &mut errors), "GET POST");
-        assert!(errors.is_empty());
-        checked_methods(&["POST".into(), "TRACE".into()], &mut errors);
-        checked_methods(&[], &mut errors);
-        assert_eq!(errors.iter().map(|e| e.pointer.as_str()).collect::<Vec<_>>(), ["/methods/1", "/methods"]);
-    }
-
-    #[test]
-    fn an_answer_must_be_one_that_senders_take_for_success() {
-        for (status, body, fits) in
-            [(200, None, true), (202, Some("ok"), true), (204, None, true), (204, Some(""), false), (302, None, false)]
-        {
-            let mut errors = Vec::new();
-            check_answer(status, body, &mut errors);
-            assert_eq!(errors.is_empty(), fits, "{status} {body:?}");
-        }
     }
 }

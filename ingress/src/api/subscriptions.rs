@@ -14,9 +14,9 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::change::{changed_meanwhile, checked_name, expect_version, field};
 use super::error::{ApiError, ApiResult, FieldError, Problem};
 use super::extract::{ApiJson, IfMatch, Listing, PageQuery, PathId, Principal, etag, present};
-use super::sources::{changed_meanwhile, checked_name, expect_version, field};
 use crate::state::AppState;
 
 type Shown = ([(HeaderName, HeaderValue); 1], Json<SubscriptionView>);

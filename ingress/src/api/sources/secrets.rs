@@ -16,8 +16,8 @@ use utoipa_axum::routes;
 
 use super::super::error::{ApiError, ApiResult, FieldError, Problem};
 use super::super::extract::{ApiJson, PathId, PathIds, Principal};
-use super::field;
 use super::view::SecretView;
+use crate::api::change::field;
 use crate::state::AppState;
 
 /// Secrets of one source: every request may be tried against each of them.
