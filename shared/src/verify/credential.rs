@@ -32,13 +32,18 @@ impl Fingerprint {
     }
 }
 
-/// Reads the one token of a request.
-pub(super) fn read_token(
+/// Reads the token of a request: one, or at a path that leads to several elements each of theirs.
+pub(super) fn read_tokens(
     places: &[Place],
     prefix: &str,
     request: &Received<'_>,
-) -> Result<(Place, Fingerprint), Refusal> {
+) -> Result<(Place, Vec<Fingerprint>), Refusal> {
     let part = Part::Credential;
+    if let [place @ Place::Json(_)] = places {
+        let tokens = place.require_all(request, part)?;
+        let tokens = tokens.iter().map(|text| token(text, prefix, place)).collect::<Result<_, _>>()?;
+        return Ok((place.clone(), tokens));
+    }
     let mut found: Option<(&Place, Cow<'_, str>)> = None;
     for place in places {
         let Some(text) = place.read(request, part)? else {
@@ -53,12 +58,16 @@ pub(super) fn read_token(
         let place = places.first().cloned().unwrap_or(Place::Header(AUTHORIZATION));
         return Err(Refusal::Missing { part, place });
     };
-    let place = place.clone();
+    Ok((place.clone(), vec![token(&text, prefix, place)?]))
+}
+
+fn token(text: &str, prefix: &str, place: &Place) -> Result<Fingerprint, Refusal> {
+    let (part, place) = (Part::Credential, place.clone());
     if text.trim().is_empty() || text.trim().eq_ignore_ascii_case(prefix.trim()) {
         return Err(Refusal::Empty { part, place });
     }
-    match strip_word(&text, prefix) {
-        Some(token) if !token.is_empty() => Ok((place, Fingerprint::of(token.as_bytes()))),
+    match strip_word(text, prefix) {
+        Some(token) if !token.is_empty() => Ok(Fingerprint::of(token.as_bytes())),
         _ => Err(Refusal::MissingPrefix { part, place, prefix: prefix.into() }),
     }
 }
@@ -97,7 +106,7 @@ impl Credentials {
             match place {
                 Place::Header(name) => credentials.headers.push(name.clone()),
                 Place::Query(name) => credentials.query.push(name.clone()),
-                Place::Form(_) | Place::Kv(_) | Place::Json(_) => {}
+                _ => {}
             }
         }
         credentials

@@ -8,11 +8,10 @@ use std::borrow::Cow;
 use http::header::HOST;
 use secrecy::{ExposeSecret as _, SecretString};
 
-use super::hmac::Plan;
 use super::provider::Providers;
 use super::refusal::Refusal;
-use super::scheme::{Algo, Encoding, HmacScheme, KeyDecoding, Scheme};
-use super::template::Token;
+use super::scheme::{Algo, Encoding, KeyDecoding, Scheme, SignedScheme};
+use super::template::{Template, Token};
 use super::{Received, Secret, Verifier};
 use rewrite::rewritings;
 
@@ -101,7 +100,7 @@ impl Refused<'_> {
             (KeyDecoding::Hex, "decoded from hexadecimal"),
         ];
         ways.into_iter().filter(|(key, _)| *key != scheme.key).find_map(|(key, way)| {
-            let other = Scheme::Hmac(HmacScheme { key, ..scheme.clone() });
+            let other = Scheme::Hmac(SignedScheme { key, ..scheme.clone() });
             let secret = self.secrets.iter().find(|s| passes(&other, s, text(s), &self.request))?;
             Some(Diagnosis {
                 code: "undecoded_secret",
@@ -132,9 +131,10 @@ impl Refused<'_> {
     }
 
     fn other_address(&self) -> Option<Diagnosis> {
-        let Scheme::Hmac(scheme) = self.scheme else { return None };
-        let plan = Plan::new(scheme).ok()?;
-        if !plan.template.0.iter().any(|token| matches!(token, Token::Url | Token::Path)) {
+        let addressed =
+            |token: &Token| matches!(token, Token::Url | Token::UrlDecoded | Token::Path | Token::Canonical(_));
+        let messages = &self.scheme.signed()?.message.0;
+        if !messages.iter().filter_map(|text| Template::parse(text).ok()).any(|t| t.0.iter().any(addressed)) {
             return None;
         }
         for (origin, path, query) in self.addresses() {
@@ -190,7 +190,7 @@ impl Refused<'_> {
         for (algo, hash) in algos {
             for (encoding, form) in encodings {
                 for prefix in &prefixes {
-                    let other = HmacScheme { algo, encoding, prefix: (*prefix).to_owned(), ..scheme.clone() };
+                    let other = SignedScheme { algo, encoding, prefix: (*prefix).to_owned(), ..scheme.clone() };
                     let other = Scheme::Hmac(other);
                     if self.secrets.iter().any(|secret| passes(&other, secret, text(secret), &self.request)) {
                         let prefix = if prefix.is_empty() { "no prefix".into() } else { format!("prefix `{prefix}`") };

@@ -8,6 +8,7 @@ use http::HeaderMap;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
+use super::json::Step;
 use super::place::{Place, Places};
 use super::scheme::SchemeError;
 
@@ -68,14 +69,18 @@ impl FactRules {
         check_places("repeat_key", &self.repeat_key)
     }
 
-    /// Reads the facts. A body that is no JSON object, or a large one, has none.
+    /// Reads the facts. A body that is neither a JSON object nor a list, or a large one, has none; of a list the
+    /// first element counts that says something.
     pub fn facts(&self, headers: &HeaderMap, body: &[u8]) -> Facts {
         let mut picker = Picker::default();
         let mut groups = [Group::default(), Group::default(), Group::default()];
         for (group, places) in groups.iter_mut().zip([&self.event_id, &self.event_type, &self.repeat_key]) {
             group.read(places, headers, &mut picker);
         }
-        if picker.missing > 0 && body.len() <= MAX_BODY_BYTES && body.trim_ascii_start().first() == Some(&b'{') {
+        if picker.missing > 0
+            && body.len() <= MAX_BODY_BYTES
+            && matches!(body.trim_ascii_start().first(), Some(b'{' | b'['))
+        {
             let all = picker.all();
             let seed = Node { picker: &mut picker, wanted: all, depth: 0 };
             // An error means that all was found, or that the body is no JSON: what was found until then stands.
@@ -106,8 +111,8 @@ impl Group {
                         break;
                     }
                 }
-                Place::Json(path) => picker.paths.push(path),
-                Place::Query(_) | Place::Form(_) | Place::Kv(_) => {}
+                Place::Json(path) => picker.paths.push(&path.0),
+                _ => {}
             }
         }
         self.slots = start..picker.paths.len();
@@ -132,7 +137,7 @@ fn fact(text: &str) -> Option<String> {
 /// Paths looked for, and what was found; sets of paths are bit masks (there are at most 24).
 #[derive(Default)]
 struct Picker<'p> {
-    paths: Vec<&'p [String]>,
+    paths: Vec<&'p [Step]>,
     found: Vec<Option<String>>,
     /// The best path of each fact.
     firsts: u32,
@@ -145,10 +150,10 @@ impl Picker<'_> {
         (1 << self.paths.len()) - 1
     }
 
-    /// The paths among `wanted` whose member at this depth is `key`.
-    fn named(&self, wanted: u32, depth: usize, key: &str) -> u32 {
-        let is_named = |i: &usize| wanted & (1 << i) != 0 && self.paths[*i].get(depth).is_some_and(|m| m == key);
-        (0..self.paths.len()).filter(is_named).fold(0, |set, i| set | 1 << i)
+    /// The paths among `wanted` that go on at this depth by such a step.
+    fn going_on(&self, wanted: u32, depth: usize, by: impl Fn(&Step) -> bool) -> u32 {
+        let goes_on = |i: &usize| wanted & (1 << i) != 0 && self.paths[*i].get(depth).is_some_and(&by);
+        (0..self.paths.len()).filter(goes_on).fold(0, |set, i| set | 1 << i)
     }
 }
 
@@ -203,7 +208,13 @@ impl<'de> Visitor<'de> for Node<'_, '_> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
-        while list.next_element::<IgnoredAny>()?.is_some() {}
+        let Self { picker, wanted, depth } = self;
+        let wanted = picker.going_on(wanted, depth, |step| *step == Step::Each);
+        if wanted == 0 {
+            while list.next_element::<IgnoredAny>()?.is_some() {}
+            return Ok(());
+        }
+        while list.next_element_seed(Node { picker: &mut *picker, wanted, depth: depth + 1 })?.is_some() {}
         Ok(())
     }
 
@@ -255,6 +266,6 @@ impl Visitor<'_> for Key<'_, '_> {
     }
 
     fn visit_str<E: serde::de::Error>(self, name: &str) -> Result<u32, E> {
-        Ok(self.picker.named(self.wanted, self.depth, name))
+        Ok(self.picker.going_on(self.wanted, self.depth, |step| matches!(step, Step::Member(member) if member == name)))
     }
 }

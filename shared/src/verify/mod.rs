@@ -10,12 +10,13 @@
 mod credential;
 mod diagnose;
 mod facts;
-mod hmac;
+mod json;
 mod place;
 mod provider;
 mod refusal;
 mod repeat;
 mod scheme;
+mod signed;
 mod template;
 #[cfg(test)]
 mod tests;
@@ -29,19 +30,20 @@ use uuid::Uuid;
 pub use credential::Credentials;
 pub use diagnose::{Diagnosis, Refused, diagnose};
 pub use facts::{FactRules, Facts};
-pub use place::{Place, PlaceError, Places};
+pub use json::JsonPath;
+pub use place::{OneOrMany, Place, PlaceError, Places};
 pub use provider::{Evidence, Provider, Providers, ProvidersError, ResolveError};
 pub use refusal::{Part, Refusal};
 pub use repeat::{RepeatPolicy, RepeatRule, repeat_digest};
 pub use scheme::{
-    Algo, ApiKeyScheme, Compiled, Encoding, HmacScheme, KeyDecoding, Parse, Proof, Scheme, SchemeError, SchemeKind,
-    TimeUnit, Timestamp, TokenScheme,
+    Algo, ApiKeyScheme, Compiled, Encoding, KeyDecoding, Messages, Parse, Proof, Scheme, SchemeError, SchemeKind,
+    SignedScheme, TimeUnit, Timestamp, TokenScheme,
 };
 
 use crate::clock::Millis;
 use credential::Fingerprint;
-use hmac::Plan;
 use scheme::CompiledCheck;
+use signed::Plan;
 
 /// A request as it came, before anything is parsed.
 #[derive(Debug, Clone, Copy)]
@@ -106,7 +108,7 @@ pub struct Verifier {
 
 #[derive(Clone)]
 enum Check {
-    Hmac { plan: Box<Plan>, keys: Vec<Prepared<hmac::Key>> },
+    Signed { plan: Box<Plan>, keys: Vec<Prepared<signed::Key>> },
     Token { places: Vec<Place>, prefix: String, keys: Vec<Prepared<Fingerprint>> },
     Basic { keys: Vec<Prepared<Fingerprint>> },
     Nothing,
@@ -187,9 +189,9 @@ impl Verifier {
     pub fn from_compiled(compiled: Compiled, secrets: Vec<Secret>) -> Result<Self, SchemeError> {
         let Compiled { check, credentials, proof } = compiled;
         let check = match check {
-            CompiledCheck::Hmac(plan) => {
+            CompiledCheck::Signed(plan) => {
                 let keys = prepare(secrets, |text| plan.key(text))?;
-                Check::Hmac { plan, keys }
+                Check::Signed { plan, keys }
             }
             CompiledCheck::Token { places, prefix } => {
                 Check::Token { places, prefix, keys: prepare(secrets, fingerprint)? }
@@ -208,10 +210,10 @@ impl Verifier {
         let now = request.received_at;
         let mut timestamp_skew_ms = None;
         let secret = match &self.check {
-            Check::Hmac { plan, keys } => {
+            Check::Signed { plan, keys } => {
                 any_live(keys, now)?;
                 let signed = plan.read(request)?;
-                timestamp_skew_ms = signed.skew_ms;
+                timestamp_skew_ms = signed.skew_ms();
                 Some(find(
                     keys,
                     now,
@@ -226,8 +228,9 @@ impl Verifier {
             }
             Check::Token { places, prefix, keys } => {
                 any_live(keys, now)?;
-                let (place, token) = credential::read_token(places, prefix, request)?;
-                Some(find(keys, now, |key| key.matches(&token), |labels| Refusal::WrongToken { place, labels })?)
+                let (place, tokens) = credential::read_tokens(places, prefix, request)?;
+                let matches = |key: &Fingerprint| tokens.iter().all(|token| key.matches(token));
+                Some(find(keys, now, matches, |labels| Refusal::WrongToken { place, labels })?)
             }
             Check::Basic { keys } => {
                 any_live(keys, now)?;
@@ -253,7 +256,7 @@ impl Verifier {
 impl fmt::Debug for Verifier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = match &self.check {
-            Check::Hmac { .. } => "hmac",
+            Check::Signed { .. } => "signature",
             Check::Token { .. } => "token",
             Check::Basic { .. } => "basic",
             Check::Nothing => "none",

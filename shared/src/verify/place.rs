@@ -10,13 +10,14 @@ use serde::de::{Error as _, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::Received;
+use super::json::{self, JsonPath, Lack};
 use super::refusal::{Part, Refusal};
 
 /// The longest header, query or form value that verification looks at.
 pub(super) const MAX_VALUE_BYTES: usize = 8 * 1024;
 
 /// The longest name of a parameter, header or JSON member that a scheme may mention.
-const MAX_NAME_BYTES: usize = 128;
+pub(super) const MAX_NAME_BYTES: usize = 128;
 
 /// A named spot in a request.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -28,21 +29,26 @@ pub enum Place {
     Query(String),
     /// `form:<name>`, a field of a form-encoded body.
     Form(String),
+    /// `headers:<start>`, all request headers whose names begin so, such as `headers:x-signature-` (only for signatures).
+    Headers(String),
     /// `kv:<key>`, a pair inside the signature header (only for timestamps).
     Kv(String),
-    /// `json:$.a.b` or just `$.a.b`, a member of a JSON body (only for event ids and types).
-    Json(Vec<String>),
+    /// `item:first`, the first item of the list in the signature header (only for timestamps).
+    FirstItem,
+    /// `json:$.a.b` or just `$.a.b`, a member of a JSON body; `$.a[*].b` for that of each element of a list.
+    Json(JsonPath),
 }
 
 impl Place {
     /// Reads the text at this place: `None` if absent, a refusal if repeated, too long or not text.
-    /// [`Place::Kv`] and [`Place::Json`] are read elsewhere and are always absent here.
+    /// [`Place::Headers`], [`Place::Kv`] and [`Place::FirstItem`] are read elsewhere and are always absent here.
     pub(super) fn read<'a>(&self, request: &Received<'a>, part: Part) -> Result<Option<Cow<'a, str>>, Refusal> {
         let mut values: Box<dyn Iterator<Item = Cow<'a, str>>> = match self {
             Self::Header(name) => return read_header(request, name, part),
             Self::Query(name) => Box::new(form_values(request.query.unwrap_or_default().as_bytes(), name)),
             Self::Form(name) => Box::new(form_values(request.body, name)),
-            Self::Kv(_) | Self::Json(_) => return Ok(None),
+            Self::Json(path) => Box::new(self.read_json(path, request, part)?.into_iter().map(Cow::Owned)),
+            Self::Headers(_) | Self::Kv(_) | Self::FirstItem => return Ok(None),
         };
         let Some(value) = values.next() else {
             return Ok(None);
@@ -52,6 +58,27 @@ impl Place {
         }
         check_size(value.len(), self)?;
         Ok(Some(value))
+    }
+
+    fn read_json(&self, path: &JsonPath, request: &Received<'_>, part: Part) -> Result<Vec<String>, Refusal> {
+        match json::texts(request.body, path) {
+            Ok(values) => Ok(values),
+            Err(Lack::Absent) => Ok(Vec::new()),
+            Err(Lack::Repeated) => Err(Refusal::Duplicate { part, place: self.clone() }),
+            Err(Lack::Malformed) => {
+                Err(Refusal::BadEncoding { part, place: self.clone(), expected: "a value: the body is no JSON".into() })
+            }
+        }
+    }
+
+    /// All values at this place, where each of them counts; a refusal if there is none.
+    pub(super) fn require_all<'a>(&self, request: &Received<'a>, part: Part) -> Result<Vec<Cow<'a, str>>, Refusal> {
+        let Self::Json(path) = self else { return Ok(vec![self.require(request, part)?]) };
+        let values = self.read_json(path, request, part)?;
+        if values.is_empty() {
+            return Err(Refusal::Missing { part, place: self.clone() });
+        }
+        Ok(values.into_iter().map(Cow::Owned).collect())
     }
 
     /// Like [`Place::read`], with absence as a refusal.
@@ -93,13 +120,18 @@ fn form_values<'a>(encoded: &'a [u8], name: &str) -> impl Iterator<Item = Cow<'a
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PlaceError {
     /// The word before the colon is unknown, or there is none.
-    #[error("`{0}` names no place: write `header:<name>`, `query:<name>`, `form:<name>`, `kv:<key>` or `$.<member>`")]
+    #[error(
+        "`{0}` names no place: write `header:<name>`, `headers:<start>`, `query:<name>`, `form:<name>`, `kv:<key>`, \
+         `item:first` or `$.<member>`"
+    )]
     Kind(String),
     /// What follows the colon cannot be a name.
     #[error("`{0}` has no usable name after the colon (1 to {MAX_NAME_BYTES} plain characters)")]
     Name(String),
-    /// The path is not a dotted list of members.
-    #[error("`{0}` is no path this program reads: write members only, such as `$.data.id`")]
+    /// The path is not made of members and lists.
+    #[error(
+        "`{0}` is no path this program reads: write members and `[*]` for each of a list, such as `$.data.id` or `$.events[*].id`"
+    )]
     Path(String),
 }
 
@@ -121,6 +153,10 @@ impl FromStr for Place {
             "query" => plain().map(Self::Query),
             "form" => plain().map(Self::Form),
             "kv" => plain().map(Self::Kv),
+            "headers" => {
+                plain()?.parse().map(|name: HeaderName| Self::Headers(name.as_str().into())).map_err(|_| bad_name())
+            }
+            "item" if name == "first" => Ok(Self::FirstItem),
             "json" => json_path(name),
             _ => Err(PlaceError::Kind(text.into())),
         }
@@ -128,15 +164,7 @@ impl FromStr for Place {
 }
 
 fn json_path(text: &str) -> Result<Place, PlaceError> {
-    let bad = || PlaceError::Path(text.into());
-    let members: Vec<String> = text.strip_prefix("$.").ok_or_else(bad)?.split('.').map(str::to_owned).collect();
-    let usable = |m: &String| {
-        !m.is_empty()
-            && m.len() <= MAX_NAME_BYTES
-            && !m.contains(['[', ']', '*', '"', '\''])
-            && !m.contains(char::is_control)
-    };
-    if members.len() <= 8 && members.iter().all(usable) { Ok(Place::Json(members)) } else { Err(bad()) }
+    text.parse().map(Place::Json).map_err(|()| PlaceError::Path(text.into()))
 }
 
 impl TryFrom<String> for Place {
@@ -154,7 +182,9 @@ impl From<Place> for String {
             Place::Query(name) => format!("query:{name}"),
             Place::Form(name) => format!("form:{name}"),
             Place::Kv(key) => format!("kv:{key}"),
-            Place::Json(path) => format!("$.{}", path.join(".")),
+            Place::Headers(start) => format!("headers:{start}"),
+            Place::FirstItem => "item:first".into(),
+            Place::Json(path) => path.to_string(),
         }
     }
 }
@@ -167,23 +197,37 @@ impl fmt::Display for Place {
             Self::Query(name) => write!(f, "query parameter `{name}`"),
             Self::Form(name) => write!(f, "form field `{name}`"),
             Self::Kv(key) => write!(f, "`{key}=` in the signature header"),
-            Self::Json(path) => write!(f, "`$.{}` of the body", path.join(".")),
+            Self::Headers(start) => write!(f, "header `{start}…`"),
+            Self::FirstItem => f.write_str("the first item of the signature header"),
+            Self::Json(path) => write!(f, "`{path}` of the body"),
         }
     }
 }
 
-/// Several places in order of preference; one place may be written without the list around it.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Places(pub Vec<Place>);
+/// The most values of a [`OneOrMany`].
+const MAX_MANY: usize = 8;
 
-impl Places {
+/// Several values, of which a single one may be written without the list around it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OneOrMany<T>(pub Vec<T>);
+
+/// Several places in order of preference; one place may be written without the list around it.
+pub type Places = OneOrMany<Place>;
+
+impl<T> Default for OneOrMany<T> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<T> OneOrMany<T> {
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 }
 
-impl Serialize for Places {
+impl<T: Serialize> Serialize for OneOrMany<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self.0.as_slice() {
             [one] => one.serialize(serializer),
@@ -192,31 +236,31 @@ impl Serialize for Places {
     }
 }
 
-impl<'de> Deserialize<'de> for Places {
+impl<'de, T: TryFrom<String, Error: fmt::Display>> Deserialize<'de> for OneOrMany<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct OneOrMany;
-        impl<'de> Visitor<'de> for OneOrMany {
-            type Value = Places;
+        struct Values<T>(std::marker::PhantomData<T>);
+        impl<'de, T: TryFrom<String, Error: fmt::Display>> Visitor<'de> for Values<T> {
+            type Value = OneOrMany<T>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a place such as `header:x-signature`, or a list of places")
+                f.write_str("a text such as `header:x-signature`, or a list of such texts")
             }
 
-            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Places, E> {
-                text.parse().map(|place| Places(vec![place])).map_err(E::custom)
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<OneOrMany<T>, E> {
+                T::try_from(text.to_owned()).map(|one| OneOrMany(vec![one])).map_err(E::custom)
             }
 
-            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Places, A::Error> {
-                let mut places = Vec::new();
-                while let Some(place) = list.next_element()? {
-                    if places.len() == 8 {
-                        return Err(A::Error::custom("at most 8 places can be listed"));
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<OneOrMany<T>, A::Error> {
+                let mut values = Vec::new();
+                while let Some(text) = list.next_element::<String>()? {
+                    if values.len() == MAX_MANY {
+                        return Err(A::Error::custom(format!("at most {MAX_MANY} can be listed")));
                     }
-                    places.push(place);
+                    values.push(T::try_from(text).map_err(A::Error::custom)?);
                 }
-                Ok(Places(places))
+                Ok(OneOrMany(values))
             }
         }
-        deserializer.deserialize_any(OneOrMany)
+        deserializer.deserialize_any(Values(std::marker::PhantomData))
     }
 }

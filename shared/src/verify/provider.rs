@@ -120,6 +120,7 @@ enum SecretFormat {
     Text,
     StandardWebhooks,
     UserAndPassword,
+    PublicKey,
     None,
 }
 
@@ -274,7 +275,8 @@ impl Provider {
         if secret.len() > MAX_SECRET_BYTES {
             return Err(format!("the secret is longer than {MAX_SECRET_BYTES} bytes"));
         }
-        if secret.trim() != secret || secret.contains(char::is_control) {
+        let public_key = self.secret.format == SecretFormat::PublicKey;
+        if !public_key && (secret.trim() != secret || secret.contains(char::is_control)) {
             return Err(
                 "the secret begins or ends with white space, or holds a line break: was it pasted whole?".into()
             );
@@ -288,7 +290,7 @@ impl Provider {
                 Some((user, password)) if !user.is_empty() && !password.is_empty() => Ok(()),
                 _ => Err("must be written `user:password`".into()),
             },
-            SecretFormat::Text | SecretFormat::None => Ok(()),
+            SecretFormat::Text | SecretFormat::PublicKey | SecretFormat::None => Ok(()),
         }
     }
 
@@ -312,7 +314,7 @@ impl Scheme {
     /// What is wrong with it, in words for its owner; never the secret itself.
     pub fn validate_secret(&self, secret: &SecretString) -> Result<(), String> {
         match self.compile().map_err(|error| error.to_string())?.check {
-            CompiledCheck::Hmac(plan) => {
+            CompiledCheck::Signed(plan) => {
                 plan.key(secret.expose_secret()).map(drop).map_err(|reason| format!("the secret {reason}"))
             }
             CompiledCheck::Token { .. } | CompiledCheck::Basic | CompiledCheck::Nothing => Ok(()),

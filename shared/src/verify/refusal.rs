@@ -127,6 +127,12 @@ pub enum Refusal {
         /// The distance allowed, in seconds.
         tolerance_s: u32,
     },
+    /// The body is not the one whose hash was signed.
+    #[error("{place} holds the hash of another body: something on the way changes the body")]
+    OtherBody {
+        /// Where the hash is.
+        place: Place,
+    },
     /// No signature matches under any live secret.
     #[error(
         "no signature in {place} matches ({signatures} received, {body_bytes} bytes of body, {} tried: {}); \
@@ -186,6 +192,7 @@ impl Refusal {
             Self::BadTimestamp { .. } => "bad_timestamp",
             Self::TimestampOutOfRange { .. } => "timestamp_out_of_range",
             Self::SignatureMismatch { .. } => "signature_mismatch",
+            Self::OtherBody { .. } => "other_body",
             Self::WrongToken { .. } => "wrong_token",
             Self::WrongCredentials { .. } => "wrong_credentials",
             Self::NoLiveSecret { .. } => "no_live_secret",
@@ -214,7 +221,7 @@ impl Refusal {
             }
             Self::BadTimestamp { .. } => "timestamp malformed",
             Self::TimestampOutOfRange { .. } => "timestamp out of range",
-            Self::SignatureMismatch { .. } => "signature mismatch",
+            Self::SignatureMismatch { .. } | Self::OtherBody { .. } => "signature mismatch",
             Self::WrongToken { .. } | Self::WrongCredentials { .. } => "credentials wrong",
             Self::NoLiveSecret { .. } => "source not ready",
         }

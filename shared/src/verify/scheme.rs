@@ -4,14 +4,15 @@
 //! A further scheme is a further variant of [`Scheme`] and of the checks in [`super::Verifier`];
 //! callers only ever pass a scheme on.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
 use super::credential::Credentials;
-use super::hmac::Plan;
-use super::place::{Place, Places};
-use super::template::{Template, Token};
+use super::place::{OneOrMany, Place, Places};
+use super::signed::Plan;
+use super::template::Template;
 
 /// How a sender proves itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,8 +20,16 @@ use super::template::{Template, Token};
 #[non_exhaustive]
 pub enum Scheme {
     /// A keyed hash over the request.
-    Hmac(HmacScheme),
-    /// A shared token in a header or query parameter.
+    Hmac(SignedScheme),
+    /// A bare hash over the request with the secret inside; weaker than a keyed one, and what some senders use.
+    Digest(SignedScheme),
+    /// A signature by the sender's Ed25519 key (RFC 8032); the secret is the public key.
+    Ed25519(SignedScheme),
+    /// A signature by the sender's ECDSA key on P-256 with SHA-256, in DER; the secret is the public key.
+    EcdsaP256(SignedScheme),
+    /// A signature by the sender's RSA key, PKCS#1 v1.5 (RFC 8017); the secret is the public key.
+    RsaPkcs1(SignedScheme),
+    /// A shared token in a header, query parameter, form field or member of the body.
     Token(TokenScheme),
     /// User and password as in HTTP Basic authentication; the secret is `user:password`.
     Basic {},
@@ -37,6 +46,14 @@ pub enum Scheme {
 pub enum SchemeKind {
     /// [`Scheme::Hmac`].
     Hmac,
+    /// [`Scheme::Digest`].
+    Digest,
+    /// [`Scheme::Ed25519`].
+    Ed25519,
+    /// [`Scheme::EcdsaP256`].
+    EcdsaP256,
+    /// [`Scheme::RsaPkcs1`].
+    RsaPkcs1,
     /// [`Scheme::Token`].
     Token,
     /// [`Scheme::Basic`].
@@ -51,6 +68,10 @@ impl fmt::Display for SchemeKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Hmac => "hmac",
+            Self::Digest => "digest",
+            Self::Ed25519 => "ed25519",
+            Self::EcdsaP256 => "ecdsa_p256",
+            Self::RsaPkcs1 => "rsa_pkcs1",
             Self::Token => "token",
             Self::Basic => "basic",
             Self::ApiKey => "api_key",
@@ -71,11 +92,12 @@ pub enum Proof {
     Nothing,
 }
 
-/// Parameters of [`Scheme::Hmac`].
+/// Parameters of the schemes with a signature: [`Scheme::Hmac`], [`Scheme::Digest`], [`Scheme::Ed25519`],
+/// [`Scheme::EcdsaP256`] and [`Scheme::RsaPkcs1`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct HmacScheme {
-    /// The hash.
+pub struct SignedScheme {
+    /// The hash; ECDSA and Ed25519 have theirs.
     #[serde(default)]
     pub algo: Algo,
     /// Where the signature is; with several places a match in any of them suffices.
@@ -86,22 +108,33 @@ pub struct HmacScheme {
     /// A literal in front of each signature.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub prefix: String,
+    /// Whether that literal may be absent.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub prefix_optional: bool,
     /// How a signature is written.
     #[serde(default)]
     pub encoding: Encoding,
     /// How the secret's text becomes the key.
     #[serde(default)]
     pub key: KeyDecoding,
-    /// What is signed: literals and `{body}`, `{ts}`, `{h:name}`, `{form:name}`, `{method}`, `{url}`, `{path}`.
+    /// What is signed: literals and `{body}`, `{ts}`, `{h:name}`, `{form:name}`, `{form_sorted}`, `{query:name}`,
+    /// `{json:$.path}`, `{method}`, `{url}`, `{url_decoded}`, `{path}`, `{crc32}`, `{secret}`. Of several forms any one
+    /// may match.
     #[serde(default = "whole_body")]
-    pub message: String,
+    pub message: Messages,
     /// The signed time of sending, if the sender gives one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timestamp: Option<Timestamp>,
+    /// Headers that must have just this value, such as the version of the signature.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub require: BTreeMap<String, String>,
 }
 
-fn whole_body() -> String {
-    "{body}".into()
+/// The forms of a signed message; one may be written without the list around it.
+pub type Messages = OneOrMany<String>;
+
+fn whole_body() -> Messages {
+    OneOrMany(vec!["{body}".into()])
 }
 
 /// A hash function.
@@ -148,6 +181,9 @@ pub enum Parse {
         sep: String,
         /// The key of signatures.
         sig_key: String,
+        /// Stands between groups of such pairs, each with a time of its own.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        group_sep: Option<String>,
     },
     /// `v1,AA v1,BB`: marked items, of which those marked `tag` are signatures.
     Tagged {
@@ -161,6 +197,13 @@ pub enum Parse {
         /// Stands between signatures.
         sep: String,
     },
+    /// `key|AA&other|BB`: each signature after the name of its key.
+    Named {
+        /// Stands between items.
+        sep: String,
+    },
+    /// Each line of the header is a signature.
+    Lines {},
 }
 
 impl Default for Parse {
@@ -201,17 +244,25 @@ pub enum KeyDecoding {
     Utf8,
     /// Base64.
     Base64,
-    /// Base64 after `whsec_`, which may be left out.
+    /// Base64 after `whsec_` or `v1,whsec_`, which may be left out.
     StripWhsecBase64,
+    /// Base64 after `whsec_`; without that in front, its bytes as they are.
+    WhsecBase64OrUtf8,
     /// Hexadecimal.
     Hex,
+    /// The SHA-1 of its bytes.
+    Sha1Utf8,
+    /// A public key as PEM (`BEGIN PUBLIC KEY`).
+    Pem,
+    /// A public key as base64 after `whpk_`, which may be left out.
+    StripWhpkBase64,
 }
 
 /// The signed time of sending.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Timestamp {
-    /// Where it is: a header, or `kv:<key>` in the signature header.
+    /// Where it is: a header, `kv:<key>` or `item:first` in the signature header, a form field, or a member of the body.
     pub place: Place,
     /// How it is written.
     #[serde(default)]
@@ -242,7 +293,8 @@ pub enum TimeUnit {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TokenScheme {
-    /// Where the token is: a header or a query parameter.
+    /// Where the token is: a header, a query parameter, a form field or a member of the body; at a path with `[*]` every
+    /// element must hold it.
     pub place: Place,
     /// A word in front of the token, such as `Bearer ` (compared without regard to case).
     #[serde(default, skip_serializing_if = "String::is_empty")]
@@ -295,7 +347,7 @@ pub struct Compiled {
 
 #[derive(Debug, Clone)]
 pub(super) enum CompiledCheck {
-    Hmac(Box<Plan>),
+    Signed(Box<Plan>),
     Token { places: Vec<Place>, prefix: String },
     Basic,
     Nothing,
@@ -306,10 +358,22 @@ impl Scheme {
     pub fn kind(&self) -> SchemeKind {
         match self {
             Self::Hmac(_) => SchemeKind::Hmac,
+            Self::Digest(_) => SchemeKind::Digest,
+            Self::Ed25519(_) => SchemeKind::Ed25519,
+            Self::EcdsaP256(_) => SchemeKind::EcdsaP256,
+            Self::RsaPkcs1(_) => SchemeKind::RsaPkcs1,
             Self::Token(_) => SchemeKind::Token,
             Self::Basic {} => SchemeKind::Basic,
             Self::ApiKey(_) => SchemeKind::ApiKey,
             Self::None {} => SchemeKind::None,
+        }
+    }
+
+    /// The parameters of a scheme with a signature.
+    pub(super) fn signed(&self) -> Option<&SignedScheme> {
+        match self {
+            Self::Hmac(s) | Self::Digest(s) | Self::Ed25519(s) | Self::EcdsaP256(s) | Self::RsaPkcs1(s) => Some(s),
+            Self::Token(_) | Self::Basic {} | Self::ApiKey(_) | Self::None {} => None,
         }
     }
 
@@ -320,13 +384,19 @@ impl Scheme {
     pub fn compile(&self) -> Result<Compiled, SchemeError> {
         let credentials = self.credentials();
         let (check, proof) = match self {
-            Self::Hmac(scheme) => {
-                let plan = Plan::new(scheme)?;
-                let proof = if plan.template.covers(&Token::Body) { Proof::Signature } else { Proof::Origin };
-                (CompiledCheck::Hmac(Box::new(plan)), proof)
+            Self::Hmac(scheme)
+            | Self::Digest(scheme)
+            | Self::Ed25519(scheme)
+            | Self::EcdsaP256(scheme)
+            | Self::RsaPkcs1(scheme) => {
+                let plan = Plan::new(self.kind(), scheme)?;
+                let whole = plan.templates.iter().all(Template::covers_body);
+                (CompiledCheck::Signed(Box::new(plan)), if whole { Proof::Signature } else { Proof::Origin })
             }
             Self::Token(token) => {
-                credential_place("place", &token.place)?;
+                if !matches!(token.place, Place::Form(_) | Place::Json(_)) {
+                    credential_place("place", &token.place)?;
+                }
                 if token.prefix.len() > 64 {
                     return Err(SchemeError::parameter("prefix", "has more than 64 characters"));
                 }
@@ -352,7 +422,7 @@ impl Scheme {
             Self::Token(token) => Credentials::at(std::slice::from_ref(&token.place)),
             Self::ApiKey(key) => Credentials::at(&key.places.0),
             Self::Basic {} => Credentials::at(&[Place::Header(http::header::AUTHORIZATION)]),
-            Self::Hmac(_) | Self::None {} => Credentials::at(&[]),
+            _ => Credentials::at(&[]),
         }
     }
 
@@ -365,6 +435,10 @@ impl Scheme {
     pub fn label(&self) -> String {
         match self {
             Self::Hmac(scheme) => format!("HMAC-{}", scheme.algo.name()),
+            Self::Digest(scheme) => format!("{} with the secret", scheme.algo.name()),
+            Self::Ed25519(_) => "Ed25519".into(),
+            Self::EcdsaP256(_) => "ECDSA P-256".into(),
+            Self::RsaPkcs1(scheme) => format!("RSA {}", scheme.algo.name()),
             Self::Token(_) => "shared token".into(),
             Self::Basic {} => "Basic authentication".into(),
             Self::ApiKey(_) => "API key".into(),
@@ -374,10 +448,13 @@ impl Scheme {
 
     /// What a passed check covers, in words.
     pub fn covers(&self) -> String {
-        match self {
-            Self::Hmac(scheme) => Template::parse(&scheme.message).map(|t| t.words()).unwrap_or_default(),
-            Self::Token(_) | Self::Basic {} | Self::ApiKey(_) => "who sent it, not what was sent".into(),
-            Self::None {} => "nothing".into(),
+        match (self, self.signed()) {
+            (_, Some(scheme)) => {
+                let first = scheme.message.0.first().map(|text| Template::parse(text));
+                first.and_then(Result::ok).map(|template| template.words()).unwrap_or_default()
+            }
+            (Self::None {}, _) => "nothing".into(),
+            _ => "who sent it, not what was sent".into(),
         }
     }
 }

@@ -5,6 +5,8 @@ use std::fmt;
 
 use http::HeaderName;
 
+use super::json::JsonPath;
+
 /// The longest template.
 const MAX_TEMPLATE_BYTES: usize = 512;
 
@@ -16,9 +18,56 @@ pub(super) enum Token {
     Timestamp,
     Header(HeaderName),
     Form(String),
+    FormSorted,
+    Query(String),
+    Json(JsonPath),
     Method,
     Url,
+    UrlDecoded,
     Path,
+    Secret,
+    Crc32,
+    Canonical(Canonical),
+}
+
+/// Messages that a sender builds by rules of its own; see [`super::signed`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Canonical {
+    Contentful,
+    MercadoPago,
+    PaddleClassic,
+    Plivo,
+    Twilio,
+}
+
+impl Canonical {
+    const ALL: [(&str, Self); 5] = [
+        ("contentful", Self::Contentful),
+        ("mercado-pago", Self::MercadoPago),
+        ("paddle-classic", Self::PaddleClassic),
+        ("plivo", Self::Plivo),
+        ("twilio", Self::Twilio),
+    ];
+
+    fn words(self) -> &'static str {
+        match self {
+            Self::Contentful => "method, path, the headers it lists, and the body",
+            Self::MercadoPago => "data.id of the query, header x-request-id and the time of sending",
+            Self::PaddleClassic => "the fields of the form",
+            Self::Plivo => "the URL, the fields of the form and the nonce",
+            Self::Twilio => "the URL and the body",
+        }
+    }
+
+    /// Whether all that the body says is in the message.
+    fn holds_body(self) -> bool {
+        self != Self::MercadoPago
+    }
+
+    /// Whether the time of sending is in the message.
+    fn holds_time(self) -> bool {
+        matches!(self, Self::Contentful | Self::MercadoPago)
+    }
 }
 
 /// A checked template.
@@ -53,6 +102,24 @@ impl Template {
         self.0.contains(token)
     }
 
+    /// Whether all of the body is signed.
+    pub(super) fn covers_body(&self) -> bool {
+        self.0.iter().any(|token| match token {
+            Token::Body | Token::FormSorted | Token::Crc32 => true,
+            Token::Canonical(canonical) => canonical.holds_body(),
+            _ => false,
+        })
+    }
+
+    /// Whether a time written as `{ts}` is signed.
+    pub(super) fn covers_time(&self) -> bool {
+        self.0.iter().any(|token| match token {
+            Token::Timestamp => true,
+            Token::Canonical(canonical) => canonical.holds_time(),
+            _ => false,
+        })
+    }
+
     /// Names what is covered, for people.
     pub(super) fn words(&self) -> String {
         let parts: Vec<_> = self.0.iter().filter(|t| !matches!(t, Token::Literal(_))).map(Token::to_string).collect();
@@ -71,14 +138,28 @@ fn token(name: &str) -> Result<Token, String> {
         "method" => Token::Method,
         "url" => Token::Url,
         "path" => Token::Path,
+        "form_sorted" => Token::FormSorted,
+        "url_decoded" => Token::UrlDecoded,
+        "secret" => Token::Secret,
+        "crc32" => Token::Crc32,
         _ => match name.split_once(':') {
             Some(("h", header)) => {
                 Token::Header(header.parse().map_err(|_| format!("`{{{name}}}` has no usable header name"))?)
             }
             Some(("form", field)) if !field.is_empty() => Token::Form(field.into()),
+            Some(("query", parameter)) if !parameter.is_empty() => Token::Query(parameter.into()),
+            Some(("json", path)) => {
+                Token::Json(path.parse().map_err(|()| format!("`{{{name}}}` has no usable path, such as $.data.id"))?)
+            }
+            Some(("canonical", sender)) => {
+                let found = Canonical::ALL.into_iter().find(|(known, _)| *known == sender);
+                let unknown = || format!("`{{{name}}}` names no sender with a message of its own");
+                Token::Canonical(found.ok_or_else(unknown)?.1)
+            }
             _ => {
                 return Err(format!(
-                    "`{{{name}}}` is unknown; known are {{body}}, {{ts}}, {{h:name}}, {{form:name}}, {{method}}, {{url}} and {{path}}"
+                    "`{{{name}}}` is unknown; known are {{body}}, {{ts}}, {{h:name}}, {{form:name}}, {{form_sorted}}, \
+                     {{query:name}}, {{json:$.path}}, {{method}}, {{url}}, {{url_decoded}}, {{path}}, {{crc32}} and {{secret}}"
                 ));
             }
         },
@@ -93,8 +174,14 @@ impl fmt::Display for Token {
             Self::Timestamp => f.write_str("the time of sending"),
             Self::Header(name) => write!(f, "header {name}"),
             Self::Form(name) => write!(f, "form field {name}"),
+            Self::FormSorted => f.write_str("the fields of the form"),
+            Self::Query(name) => write!(f, "query parameter {name}"),
+            Self::Json(path) => write!(f, "{path}"),
             Self::Method => f.write_str("the method"),
-            Self::Url => f.write_str("the URL"),
+            Self::Url | Self::UrlDecoded => f.write_str("the URL"),
+            Self::Secret => f.write_str("the secret"),
+            Self::Crc32 => f.write_str("the body's CRC-32"),
+            Self::Canonical(canonical) => f.write_str(canonical.words()),
             Self::Path => f.write_str("the path"),
         }
     }

@@ -3,7 +3,7 @@
 use super::*;
 
 fn rules(id: &[&str], kind: &[&str]) -> FactRules {
-    let places = |list: &[&str]| Places(list.iter().map(|text| text.parse().unwrap()).collect());
+    let places = |list: &[&str]| OneOrMany(list.iter().map(|text| text.parse().unwrap()).collect());
     let rules = FactRules { event_id: places(id), event_type: places(kind), ..FactRules::default() };
     rules.check().unwrap();
     rules

@@ -8,11 +8,11 @@ use super::*;
 fn the_embedded_file_is_sound_and_complete() {
     let providers = Providers::embedded().unwrap();
     let generic: Vec<_> = providers.iter().filter(|p| p.generic).map(|p| p.slug.as_str()).collect();
-    assert_eq!(generic, ["hmac", "token", "basic", "api-key", "none"]);
+    assert_eq!(generic, ["hmac", "digest", "ed25519", "ecdsa-p256", "rsa-pkcs1", "token", "basic", "api-key", "none"]);
     for provider in providers.iter() {
         assert_eq!(provider.label_unverified(), provider.slug == "none");
         assert_eq!(provider.needs_secret(), provider.slug != "none");
-        assert_eq!(provider.methods, [http::Method::POST]);
+        assert!(provider.methods.contains(&http::Method::POST));
         assert!(!provider.covers().is_empty() && !provider.scheme_label().is_empty());
     }
     let standard = providers.get("standard-webhooks").unwrap();
@@ -100,7 +100,22 @@ fn parameters_that_would_weaken_a_check_are_refused() {
         (r#"{"kind":"hmac","signature":"header:s","parse":{"rule":"list","sep":""}}"#, "parse.sep"),
         (r#"{"kind":"hmac","signature":"header:s","parse":{"rule":"kv","sep":",","sig_key":""}}"#, "parse.sig_key"),
         (r#"{"kind":"hmac","signature":"header:s","parse":{"rule":"tagged","sep":" ","tag":""}}"#, "parse.tag"),
-        (r#"{"kind":"token","place":"form:token"}"#, "place"),
+        (r#"{"kind":"hmac","signature":"form:sig","message":"{body}"}"#, "signature"),
+        (r#"{"kind":"hmac","signature":"item:first"}"#, "signature"),
+        (r#"{"kind":"hmac","signature":"header:s","message":"{secret}{body}"}"#, "message"),
+        (r#"{"kind":"hmac","signature":"header:s","message":"{canonical:nobody}"}"#, "message"),
+        (r#"{"kind":"hmac","signature":"header:s","message":["{body}","{ts}"]}"#, "message"),
+        (r#"{"kind":"digest","signature":"header:s","message":"{body}"}"#, "message"),
+        (r#"{"kind":"hmac","signature":"header:s","key":"pem"}"#, "key"),
+        (r#"{"kind":"ed25519","signature":"header:s"}"#, "key"),
+        (r#"{"kind":"rsa_pkcs1","signature":"header:s","key":"strip_whsec_base64"}"#, "key"),
+        (r#"{"kind":"hmac","signature":"header:s","message":"{json:$.a}","timestamp":{"place":"$.t"}}"#, "timestamp"),
+        (
+            r#"{"kind":"hmac","signature":"header:s","message":"{ts}{body}","timestamp":{"place":"item:first"}}"#,
+            "timestamp.place",
+        ),
+        (r#"{"kind":"token","place":"kv:token"}"#, "place"),
+        (r#"{"kind":"token","place":"headers:x-"}"#, "place"),
         (r#"{"kind":"api_key","places":[]}"#, "places"),
     ] {
         match scheme(json).compile() {

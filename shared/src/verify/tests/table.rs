@@ -21,9 +21,10 @@ The senders that a source can be made for by name. This page is made from
 - **Rests on** is the evidence for the entry. *Unconfirmed* ones come from one list only: try them with a real webhook
   before you rely on them.
 
-Not built yet: senders that sign with a key pair or by a token of their own (JWT), those that expect an answer when the
-address is entered (handshakes), and those whose signature is in the body. Any HMAC over the raw body can be described by
-hand with the provider `hmac`.
+Not built yet: senders that prove themselves by a token they sign (JWT) or by a certificate fetched from them, Adyen's
+classic payment webhooks, and the answers that some senders expect when the address is entered (handshakes). Any signature
+over raw body, headers, address or fields can be described by hand with `hmac`, `digest`, `ed25519`, `ecdsa-p256` or
+`rsa-pkcs1`.
 
 | `provider` | sender | proof | covers | id of the event | repeats | rests on |
 |---|---|---|---|---|---|---|

@@ -1,0 +1,216 @@
+//! Paths into a JSON body, and reading the values at one of them in a single pass that builds no tree, so that
+//! what an unknown sender posts costs no more memory than it sent.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+
+use super::place::{MAX_NAME_BYTES, MAX_VALUE_BYTES};
+
+/// The most steps of a path.
+const MAX_STEPS: usize = 12;
+
+/// The most values that are read at a path with `[*]`.
+const MAX_VALUES: usize = 1000;
+
+/// One step of a path.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) enum Step {
+    /// The member of this name.
+    Member(String),
+    /// Each element of a list.
+    Each,
+}
+
+/// A path such as `$.data.id` or `$.events[*].id`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct JsonPath(pub(super) Vec<Step>);
+
+impl FromStr for JsonPath {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let mut rest = text.strip_prefix('$').ok_or(())?;
+        let mut steps = Vec::new();
+        while !rest.is_empty() {
+            if let Some(after) = rest.strip_prefix("[*]") {
+                steps.push(Step::Each);
+                rest = after;
+                continue;
+            }
+            rest = rest.strip_prefix('.').ok_or(())?;
+            let (name, after) = rest.split_at(rest.find(['.', '[']).unwrap_or(rest.len()));
+            let usable = !name.is_empty()
+                && name.len() <= MAX_NAME_BYTES
+                && !name.contains([']', '*', '"', '\'', '{', '}'])
+                && !name.contains(char::is_control);
+            if !usable {
+                return Err(());
+            }
+            steps.push(Step::Member(name.into()));
+            rest = after;
+        }
+        if steps.is_empty() || steps.len() > MAX_STEPS { Err(()) } else { Ok(Self(steps)) }
+    }
+}
+
+impl fmt::Display for JsonPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("$")?;
+        self.0.iter().try_for_each(|step| match step {
+            Step::Member(name) => write!(f, ".{name}"),
+            Step::Each => f.write_str("[*]"),
+        })
+    }
+}
+
+/// Why there is nothing to read at a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lack {
+    /// The body is no JSON.
+    Malformed,
+    /// No such member, or in one of several elements none.
+    Absent,
+    /// A member on the way occurs twice: which one counts cannot be told.
+    Repeated,
+}
+
+/// The texts, numbers and truth values at a path, in order. An element of a list that lacks the rest of the path makes
+/// the whole absent, so that a check of every element cannot pass one over.
+pub(super) fn texts(body: &[u8], path: &JsonPath) -> Result<Vec<String>, Lack> {
+    let (mut found, mut lack) = (Vec::new(), None);
+    let walk = Walk { path: &path.0, found: &mut found, lack: &mut lack };
+    let mut json = serde_json::Deserializer::from_slice(body);
+    let read = walk.deserialize(&mut json).and_then(|()| json.end());
+    match (read, lack) {
+        (_, Some(lack)) => Err(lack),
+        (Err(_), None) => Err(Lack::Malformed),
+        (Ok(()), None) => Ok(found),
+    }
+}
+
+struct Walk<'w> {
+    path: &'w [Step],
+    found: &'w mut Vec<String>,
+    lack: &'w mut Option<Lack>,
+}
+
+impl Walk<'_> {
+    fn stop<E: serde::de::Error>(self, lack: Lack) -> Result<(), E> {
+        self.lack.get_or_insert(lack);
+        Err(E::custom("nothing to read"))
+    }
+
+    fn take<E: serde::de::Error>(self, text: &str) -> Result<(), E> {
+        if !self.path.is_empty() || text.len() > MAX_VALUE_BYTES || self.found.len() == MAX_VALUES {
+            return self.stop(Lack::Absent);
+        }
+        self.found.push(text.to_owned());
+        Ok(())
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Walk<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Walk<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("any JSON")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        let Some((Step::Member(name), path)) = self.path.split_first() else { return self.stop(Lack::Absent) };
+        let mut seen = false;
+        while let Some(key) = map.next_key::<std::borrow::Cow<'_, str>>()? {
+            if key != name.as_str() {
+                map.next_value::<IgnoredAny>()?;
+                continue;
+            }
+            if seen {
+                return self.stop(Lack::Repeated);
+            }
+            seen = true;
+            map.next_value_seed(Walk { path, found: &mut *self.found, lack: &mut *self.lack })?;
+        }
+        if seen { Ok(()) } else { self.stop(Lack::Absent) }
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
+        let Some((Step::Each, path)) = self.path.split_first() else { return self.stop(Lack::Absent) };
+        while list.next_element_seed(Walk { path, found: &mut *self.found, lack: &mut *self.lack })?.is_some() {}
+        Ok(())
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<(), E> {
+        self.take(text)
+    }
+
+    fn visit_u64<E: serde::de::Error>(self, number: u64) -> Result<(), E> {
+        self.take(&number.to_string())
+    }
+
+    fn visit_i64<E: serde::de::Error>(self, number: i64) -> Result<(), E> {
+        self.take(&number.to_string())
+    }
+
+    fn visit_bool<E: serde::de::Error>(self, truth: bool) -> Result<(), E> {
+        self.take(if truth { "true" } else { "false" })
+    }
+
+    fn visit_f64<E: serde::de::Error>(self, _: f64) -> Result<(), E> {
+        self.stop(Lack::Absent)
+    }
+
+    fn visit_unit<E: serde::de::Error>(self) -> Result<(), E> {
+        self.stop(Lack::Absent)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(json: &str, path: &str) -> Result<Vec<String>, Lack> {
+        texts(json.as_bytes(), &path.parse().unwrap())
+    }
+
+    #[test]
+    fn values_are_read_in_order_and_none_is_passed_over() {
+        assert_eq!(read(r#"{"a": {"b": "x"}, "c": [1]}"#, "$.a.b").unwrap(), ["x"]);
+        assert_eq!(read(r#"[{"id": 1}, {"id": -2, "x": {}}]"#, "$[*].id").unwrap(), ["1", "-2"]);
+        assert_eq!(read(r#"{"v": [[true], ["é"]]}"#, "$.v[*][*]").unwrap(), ["true", "é"]);
+        assert_eq!(read(r#"{"v": []}"#, "$.v[*].id").unwrap(), [""; 0]);
+        for (json, lack) in [
+            (r#"{"v": [{"id": "1"}, {}]}"#, Lack::Absent),
+            (r#"{"v": [{"id": "1"}, {"id": null}]}"#, Lack::Absent),
+            (r#"{"v": [{"id": "1"}, {"id": ["1"]}]}"#, Lack::Absent),
+            (r#"{"v": {"id": "1"}}"#, Lack::Absent),
+            (r#"{"w": 1}"#, Lack::Absent),
+            (r#"{"v": [{"id": "1", "id": "2"}]}"#, Lack::Repeated),
+            (r#"{"v": [{"id": "1"}]"#, Lack::Malformed),
+            (r#"{"v": [{"id": "1"}]} x"#, Lack::Malformed),
+            ("", Lack::Malformed),
+        ] {
+            assert_eq!(read(json, "$.v[*].id"), Err(lack), "{json}");
+        }
+        assert_eq!(read(&format!("{{\"w\":{}", "[".repeat(100_000)), "$.v"), Err(Lack::Malformed), "depth has an end");
+    }
+
+    #[test]
+    fn paths_are_members_and_lists_only() {
+        for good in ["$.a", "$.a.b-c", "$[*].id", "$.events[*].webhookEventId", "$.a[*][*].b"] {
+            assert_eq!(good.parse::<JsonPath>().unwrap().to_string(), good);
+        }
+        for bad in ["$", "a", "$.", "$.a[0]", "$['a']", "$..a", "$.a[*", "$.a.*", "$.{x}"] {
+            assert!(bad.parse::<JsonPath>().is_err(), "{bad}");
+        }
+    }
+}
