@@ -121,7 +121,11 @@ CREATE TABLE source_secret (
     ciphertext   BYTEA NOT NULL,
     created_ms   BIGINT NOT NULL,
     not_after_ms BIGINT,
-    last_used_ms BIGINT
+    last_used_ms BIGINT,
+    -- What it is for: proving events, or answering handshakes. One purpose each.
+    purpose      TEXT NOT NULL CHECK (purpose IN ('signing', 'handshake')),
+    -- Whether the sender handed it over in a handshake.
+    handed_over  BOOLEAN NOT NULL
 );
 CREATE INDEX source_secret_of_source ON source_secret (source_id);
 
@@ -300,6 +304,18 @@ CREATE TABLE rejection (
 );
 CREATE INDEX rejection_of_workspace ON rejection (workspace_id, rejection_id);
 CREATE INDEX rejection_of_source ON rejection (source_id, rejection_id);
+
+-- Requests that senders make to try an address or to agree on a secret; they are answered and never become events.
+CREATE TABLE handshake (
+    handshake_id UUID PRIMARY KEY,
+    workspace_id UUID NOT NULL,
+    source_id    UUID NOT NULL REFERENCES source ON DELETE CASCADE,
+    received_ms  BIGINT NOT NULL,
+    method       TEXT NOT NULL,
+    status       BIGINT NOT NULL,
+    detail       TEXT NOT NULL
+);
+CREATE INDEX handshake_of_source ON handshake (source_id, handshake_id);
 
 -- What an inspector destination received.
 CREATE TABLE inspection (

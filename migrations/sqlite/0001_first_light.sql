@@ -115,7 +115,11 @@ CREATE TABLE source_secret (
     ciphertext   BLOB NOT NULL,
     created_ms   INTEGER NOT NULL,
     not_after_ms INTEGER,
-    last_used_ms INTEGER
+    last_used_ms INTEGER,
+    -- What it is for: proving events, or answering handshakes. One purpose each.
+    purpose      TEXT NOT NULL CHECK (purpose IN ('signing', 'handshake')),
+    -- Whether the sender handed it over in a handshake.
+    handed_over  INTEGER NOT NULL
 ) STRICT;
 CREATE INDEX source_secret_of_source ON source_secret (source_id);
 
@@ -294,6 +298,18 @@ CREATE TABLE rejection (
 ) STRICT;
 CREATE INDEX rejection_of_workspace ON rejection (workspace_id, rejection_id);
 CREATE INDEX rejection_of_source ON rejection (source_id, rejection_id);
+
+-- Requests that senders make to try an address or to agree on a secret; they are answered and never become events.
+CREATE TABLE handshake (
+    handshake_id BLOB PRIMARY KEY,
+    workspace_id BLOB NOT NULL,
+    source_id    BLOB NOT NULL REFERENCES source ON DELETE CASCADE,
+    received_ms  INTEGER NOT NULL,
+    method       TEXT NOT NULL,
+    status       INTEGER NOT NULL,
+    detail       TEXT NOT NULL
+) STRICT;
+CREATE INDEX handshake_of_source ON handshake (source_id, handshake_id);
 
 -- What an inspector destination received.
 CREATE TABLE inspection (

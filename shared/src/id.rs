@@ -129,6 +129,8 @@ id!(/// One HTTP request of a delivery.
     AttemptId, "att");
 id!(/// One refused request.
     RejectionId, "rej");
+id!(/// One answered handshake of a sender.
+    HandshakeId, "hsk");
 id!(/// One run of a worker process; it owns leases and slots.
     WorkerId, "wrk");
 id!(/// One request that an inspector destination kept.

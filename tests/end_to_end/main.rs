@@ -5,6 +5,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod processes;
+mod senders;
 
 use std::time::Duration;
 
@@ -15,6 +16,10 @@ use hookyard_testkit::{
     Account, Answer, Kind, Profile, Program, Scheme, Script, Sender, Sink, Stack, wait_for, wait_until,
 };
 use http::{HeaderMap, Method};
+use senders::{
+    a_challenge_is_answered_recorded_and_never_an_event,
+    a_secret_that_the_sender_hands_over_is_kept_once_and_never_overwritten, a_sender_that_wants_bare_answers_gets_them,
+};
 use serde_json::{Value, json};
 
 /// Posts `body` with the headers that `scheme` gives it, and returns status and answer.
@@ -417,4 +422,7 @@ on_both! {
     the_demo_shows_both_webhooks
     sigterm_ends_every_program_in_order_and_loses_nothing
     health_readiness_metrics_and_the_api_description_are_served
+    a_challenge_is_answered_recorded_and_never_an_event
+    a_secret_that_the_sender_hands_over_is_kept_once_and_never_overwritten
+    a_sender_that_wants_bare_answers_gets_them
 }

@@ -27,6 +27,7 @@ use axum::response::Response;
 use utoipa_axum::router::OpenApiRouter;
 
 pub use protect::protect;
+pub(crate) use sources::secret_hint;
 
 use crate::state::AppState;
 

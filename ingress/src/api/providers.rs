@@ -31,7 +31,7 @@ struct ProviderView {
     /// before you rely on it; null for the generic ones.
     #[schema(value_type = Option<String>, example = "sdk")]
     evidence: Option<Evidence>,
-    /// Kind of its scheme: `hmac`, `token`, `basic`, `api_key` or `none`.
+    /// Kind of its scheme: `hmac`, `digest`, `ed25519`, `ecdsa_p256`, `rsa_pkcs1`, `token`, `basic`, `api_key` or `none`.
     kind: String,
     /// How its webhooks are proved, or `unverified`.
     #[schema(example = "HMAC-SHA-256")]
@@ -49,6 +49,12 @@ struct ProviderView {
     needs_secret: bool,
     /// Whether Hookyard makes the secret when none is given.
     generates_secret: bool,
+    /// Whether the sender hands over its secret by itself, once the address is entered there.
+    brings_secret: bool,
+    /// Whether a secret for handshakes (a verify token) is agreed upon with the sender.
+    needs_verify_token: bool,
+    /// What the sender asks besides sending events, and how it is answered.
+    handshakes: Vec<String>,
     /// What to enter as secret.
     secret_hint: String,
     /// The methods that a source accepts unless it says otherwise.
@@ -74,6 +80,9 @@ impl ProviderView {
             scheme: provider.scheme.as_ref().and_then(|scheme| serde_json::to_value(scheme).ok()),
             needs_secret: provider.needs_secret(),
             generates_secret: provider.generate_secret().is_some(),
+            brings_secret: provider.brings_secret(),
+            needs_verify_token: provider.needs_token(),
+            handshakes: provider.handshakes.iter().map(|h| format!("{}: {}", h.method(), h.words())).collect(),
             secret_hint: provider.secret_hint().to_owned(),
             methods: provider.methods.iter().map(ToString::to_string).collect(),
             repeat: provider.repeat.as_ref().and_then(|rule| serde_json::to_value(rule).ok()),

@@ -1,6 +1,7 @@
 //! `/sources`: the addresses that senders POST to, with the schemes and secrets that prove the senders.
 
 mod checks;
+mod handshakes;
 mod secrets;
 mod view;
 
@@ -26,13 +27,18 @@ use checks::{
 use secrets::GivenSecret;
 use view::{CreatedSource, SourceView};
 
+pub(crate) use secrets::hint as secret_hint;
 pub(crate) use view::{is_verified, source_url, verification};
 
 const DEFAULT_BODY_BYTES: i64 = 10 * 1024 * 1024;
 
 /// The routes of this resource and of the secrets in it.
 pub fn routes() -> OpenApiRouter<AppState> {
-    OpenApiRouter::new().routes(routes!(list, create)).routes(routes!(read, update, remove)).merge(secrets::routes())
+    OpenApiRouter::new()
+        .routes(routes!(list, create))
+        .routes(routes!(read, update, remove))
+        .merge(secrets::routes())
+        .merge(handshakes::routes())
 }
 
 /// A new source.
@@ -173,7 +179,7 @@ async fn create(
     let repeat_rule = checked_repeat(new.repeat, &mut errors);
     let (Some(provider), Some(scheme)) = (provider, scheme) else { return Err(ApiError::Validation(errors)) };
     let given = secrets::of_request(new.secret, new.secrets, &mut errors);
-    let (sealed, generated) = secrets::prepare(&state, provider, &scheme, given, &mut errors);
+    let prepared = secrets::prepare(&state, provider, &scheme, given, &mut errors);
     if !errors.is_empty() {
         return Err(ApiError::Validation(errors));
     }
@@ -189,16 +195,20 @@ async fn create(
         enabled: new.enabled.unwrap_or(true),
         max_body_bytes,
         response_status: status,
-        response_body: new.response_body,
+        response_body: new.response_body.or_else(|| provider.answer.clone()),
         repeat_rule,
         version: 1,
         created_ms: now,
         updated_ms: now,
     };
-    state.store.create_source(&source, &sealed).await?;
+    state.store.create_source(&source, &prepared.sealed).await?;
     let id = SourceId(source.source_id);
     let stored = state.store.source_secrets(principal.workspace_id, id, id).await?;
-    let created = CreatedSource { source: SourceView::new(source, &stored, &state), secret: generated };
+    let created = CreatedSource {
+        source: SourceView::new(source, &stored, &state),
+        secret: prepared.secret,
+        verify_token: prepared.verify_token,
+    };
     Ok((StatusCode::CREATED, [(ETAG, etag(1))], Json(created)))
 }
 

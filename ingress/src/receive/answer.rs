@@ -6,6 +6,7 @@ use http::{HeaderValue, Method, StatusCode};
 
 use hookyard_shared::catalog::Source;
 use hookyard_shared::id::EventId;
+use hookyard_shared::verify::Reply;
 
 /// A refusal: its status, and the kind of failure in words.
 #[derive(Debug)]
@@ -18,11 +19,13 @@ pub(super) struct Refused {
     /// For the person who runs the source; recorded, never sent.
     pub(super) detail: String,
     pub(super) allow: Option<String>,
+    /// Whether the sender wants answers without a body.
+    pub(super) silent: bool,
 }
 
 impl Refused {
     pub(super) fn new(status: StatusCode, reason: &'static str, message: &'static str) -> Self {
-        Self { status, reason, message, detail: String::new(), allow: None }
+        Self { status, reason, message, detail: String::new(), allow: None, silent: false }
     }
 
     pub(super) fn detail(mut self, detail: impl Into<String>) -> Self {
@@ -44,7 +47,10 @@ impl Refused {
 
 impl IntoResponse for Refused {
     fn into_response(self) -> Response {
-        let body = format!("{{\"error\":\"{}\",\"code\":\"{}\"}}", self.message, self.reason);
+        let body = match self.silent {
+            true => String::new(),
+            false => format!("{{\"error\":\"{}\",\"code\":\"{}\"}}", self.message, self.reason),
+        };
         let mut response = inert(self.status, body.into());
         let headers = response.headers_mut();
         if matches!(self.status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
@@ -71,6 +77,18 @@ pub(super) fn accepted(source: &Source, event: EventId) -> Response {
         return inert(source.response_status, axum::body::Body::empty());
     }
     inert(source.response_status, body)
+}
+
+/// The answer to a handshake.
+pub(super) fn bare(reply: Reply) -> Response {
+    let mut response = inert(reply.status, reply.body.into());
+    let headers = response.headers_mut();
+    match reply.content_type {
+        Some(content_type) => _ = headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type)),
+        None => _ = headers.remove(CONTENT_TYPE),
+    }
+    headers.extend(reply.headers);
+    response
 }
 
 fn inert(status: StatusCode, body: axum::body::Body) -> Response {

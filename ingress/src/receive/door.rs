@@ -19,9 +19,13 @@ const BODY_BYTES: usize = 128 * 1024 * 1024;
 /// Bytes of one permit.
 pub(super) const PERMIT: usize = 1024;
 
+/// Handshakes recorded a second per source.
+const HANDSHAKES: NonZeroU32 = NonZeroU32::new(5).expect("five is not zero");
+
 /// The receiving side's state.
 pub struct Door {
     rate: DefaultKeyedRateLimiter<SourceId>,
+    handshakes: DefaultKeyedRateLimiter<SourceId>,
     pub(super) bytes: Semaphore,
     disk_low: AtomicBool,
     draining: AtomicBool,
@@ -40,6 +44,7 @@ impl Door {
         let rate = NonZeroU32::new(per_second).unwrap_or(NonZeroU32::MIN);
         Self {
             rate: RateLimiter::keyed(Quota::per_second(rate)),
+            handshakes: RateLimiter::keyed(Quota::per_second(HANDSHAKES)),
             bytes: Semaphore::new(BODY_BYTES / PERMIT),
             disk_low: AtomicBool::new(false),
             draining: AtomicBool::new(false),
@@ -55,6 +60,11 @@ impl Door {
     /// Whether this source may send another request now.
     pub(super) fn admits(&self, source: SourceId) -> bool {
         self.rate.check_key(&source).is_ok()
+    }
+
+    /// Whether another handshake of this source is put on record; beyond, they are only counted.
+    pub(super) fn records_handshake(&self, source: SourceId) -> bool {
+        self.handshakes.check_key(&source).is_ok()
     }
 
     /// Whether free space is below the watermark.
@@ -81,6 +91,7 @@ impl Door {
             turn = turn.wrapping_add(1);
             if turn.is_multiple_of(30) {
                 self.rate.retain_recent();
+                self.handshakes.retain_recent();
             }
             let Some((path, watermark)) = &data_dir else { continue };
             match disk::free_bytes(path) {

@@ -18,6 +18,7 @@ use hookyard_shared::verify::{Received, Verified, Verifier};
 
 use super::answer::{Refused, accepted};
 use super::body::{self, BodyError};
+use super::handshake;
 use super::rejections::Rejection;
 use crate::state::AppState;
 
@@ -52,7 +53,8 @@ async fn admit(state: &AppState, request: Request) -> Result<Response, Refused> 
     let path = path.to_owned();
     match pass(state, &source, &parts, body, path).await {
         Ok(response) => Ok(response),
-        Err((refused, body)) => {
+        Err((mut refused, body)) => {
+            refused.silent = source.response_body.as_ref().is_some_and(Bytes::is_empty);
             note(state, &source, parts, body, &refused);
             Err(refused)
         }
@@ -75,7 +77,20 @@ async fn pass(
     let read = body::read(body, most, &state.door.bytes).await.map_err(|error| (unread(&error, most), Bytes::new()))?;
     state.door.body_bytes.record(read.bytes.len() as f64);
     let received_ms = state.store.now_ms();
-    let verified = verify(state, verifier, parts, &read.bytes, received_ms).map_err(|r| (r, read.bytes.clone()))?;
+    let body = read.bytes.clone();
+    let received = received(state, parts, &body, received_ms);
+    let turned = |refused| (refused, read.bytes.clone());
+    if let Some(handshake) = handshake::of(source, &received) {
+        let verified = match handshake.must_verify() {
+            true => verify(verifier, &received).map_err(turned)?.secret,
+            false => None,
+        };
+        return handshake::answer(state, source, handshake, &received, verifier, verified).await.map_err(turned);
+    }
+    if !source.methods.contains(&parts.method) {
+        return Err(turned(Refused::method(&source.methods)));
+    }
+    let verified = verify(verifier, &received).map_err(turned)?;
     let event = event(source, parts, path, read.bytes.clone(), received_ms, &verified);
     let id = event.id;
     publish(state, event).await.map_err(|error| (undurable(&error), read.bytes.clone()))?;
@@ -89,7 +104,7 @@ fn before_reading<'a>(state: &AppState, source: &'a Source, parts: &Parts) -> Re
         return Err(Refused::new(StatusCode::NOT_FOUND, "source_disabled", "there is no such source")
             .detail("the source is disabled; enable it to receive again"));
     }
-    if !source.methods.contains(&parts.method) {
+    if !source.methods.contains(&parts.method) && !handshake::may_come_by(source, &parts.method) {
         return Err(Refused::method(&source.methods));
     }
     if !state.door.admits(source.id) {
@@ -119,14 +134,8 @@ fn hops(parts: &Parts) -> u32 {
     header.and_then(|value| value.to_str().ok()).and_then(|text| text.parse().ok()).unwrap_or(0)
 }
 
-fn verify(
-    state: &AppState,
-    verifier: &Verifier,
-    parts: &Parts,
-    body: &[u8],
-    received_at: Millis,
-) -> Result<Verified, Refused> {
-    let received = Received {
+fn received<'r>(state: &'r AppState, parts: &'r Parts, body: &'r [u8], received_at: Millis) -> Received<'r> {
+    Received {
         method: parts.method.as_str(),
         path: parts.uri.path(),
         query: parts.uri.query(),
@@ -134,8 +143,11 @@ fn verify(
         headers: &parts.headers,
         body,
         received_at,
-    };
-    verifier.verify(&received).map_err(|refusal| {
+    }
+}
+
+fn verify(verifier: &Verifier, received: &Received<'_>) -> Result<Verified, Refused> {
+    verifier.verify(received).map_err(|refusal| {
         Refused::new(StatusCode::UNAUTHORIZED, refusal.code(), refusal.public_kind()).detail(refusal.to_string())
     })
 }

@@ -6,6 +6,7 @@ mod answer;
 mod body;
 mod door;
 mod handler;
+mod handshake;
 mod rejections;
 pub mod serve;
 

@@ -4,16 +4,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Method, Uri};
-use secrecy::ExposeSecret as _;
+use secrecy::{ExposeSecret as _, SecretString};
 
 use crate::clock::Millis;
 use crate::egress::to_uri;
 use crate::id::{DestinationId, SourceId, SubscriptionId, WorkspaceId};
 use crate::model::RetrySchedule;
 use crate::signing::SigningSecret;
+use crate::store::sources::SecretPurpose;
 use crate::store::{DestinationRow, SecretRow, SourceRow, SubscriptionRow};
 use crate::vault::Vault;
-use crate::verify::{Credentials, FactRules, Providers, RepeatRule, Scheme, Secret, Verifier};
+use crate::verify::{Credentials, FactRules, Handshake, Providers, RepeatRule, Scheme, Secret, Verifier};
 
 /// A source, ready to receive.
 pub struct Source {
@@ -43,6 +44,10 @@ pub struct Source {
     pub facts: FactRules,
     /// How long after an event a repeat is taken for one, in milliseconds.
     pub repeat_window_ms: Millis,
+    /// What its sender asks besides sending events.
+    pub handshakes: Arc<[Handshake]>,
+    /// The secrets that are for handshakes only.
+    pub handshake_tokens: Vec<SecretString>,
 }
 
 impl std::fmt::Debug for Source {
@@ -109,13 +114,21 @@ pub(super) fn source(row: SourceRow, secrets: &[SecretRow], vault: &Vault, provi
     let repeat = own.as_ref().or(provider.and_then(|p| p.repeat.as_ref())).and_then(RepeatRule::in_force);
     let mut facts = provider.map(|p| p.facts.clone()).unwrap_or_default();
     facts.repeat_key = repeat.map(|rule| rule.key.clone()).unwrap_or_default();
+    let (signing, tokens): (Vec<_>, Vec<_>) =
+        secrets.iter().partition(|secret| secret.purpose == SecretPurpose::Signing.as_str());
     let scheme: Result<Scheme, String> =
         serde_json::from_str(&row.scheme).map_err(|error| format!("the stored scheme: {error}"));
     Source {
         id: row.source_id.into(),
         workspace_id: row.workspace_id.into(),
         credentials: scheme.as_ref().map(Scheme::credentials).unwrap_or_default(),
-        verifier: scheme.and_then(|scheme| verifier(&scheme, secrets, vault)),
+        verifier: scheme.and_then(|scheme| verifier(&scheme, &signing, vault)),
+        handshakes: provider.map(|p| p.handshakes.clone()).unwrap_or_default(),
+        handshake_tokens: tokens
+            .into_iter()
+            .filter(|secret| secret.not_after_ms.is_none())
+            .filter_map(|secret| vault.open(secret.secret_id, &secret.ciphertext).ok())
+            .collect(),
         facts,
         repeat_window_ms: repeat.map_or(0, |rule| Millis::from(rule.window_s) * 1000),
         name: row.name,
@@ -131,7 +144,7 @@ pub(super) fn source(row: SourceRow, secrets: &[SecretRow], vault: &Vault, provi
     }
 }
 
-fn verifier(scheme: &Scheme, secrets: &[SecretRow], vault: &Vault) -> Result<Verifier, String> {
+fn verifier(scheme: &Scheme, secrets: &[&SecretRow], vault: &Vault) -> Result<Verifier, String> {
     let mut opened = Vec::with_capacity(secrets.len());
     for secret in secrets {
         let value = vault.open(secret.secret_id, &secret.ciphertext).map_err(|error| error.to_string())?;

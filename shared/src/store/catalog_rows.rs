@@ -48,6 +48,8 @@ row! {
         ciphertext: Vec<u8>,
         /// Its end, if it has one.
         not_after_ms: Option<i64>,
+        /// `signing` or `handshake`.
+        purpose: String,
     }
 }
 
@@ -136,7 +138,7 @@ impl Store {
         q!(
             &self.db,
             fetch_all as SecretRow,
-            "SELECT secret_id, source_id, label, ciphertext, not_after_ms FROM source_secret
+            "SELECT secret_id, source_id, label, ciphertext, not_after_ms, purpose FROM source_secret
              WHERE $1 IS NULL OR source_id = $1 ORDER BY secret_id",
             only.into()
         )

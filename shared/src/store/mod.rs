@@ -7,6 +7,7 @@ mod db;
 pub mod deliveries;
 pub mod destinations;
 pub mod events;
+pub mod handshakes;
 pub mod idempotency;
 pub mod inspections;
 mod migrate;

@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::deliveries::{DeliveryFilter, DeliveryStatus, Transition};
 use super::destinations::Destination;
 use super::events::EventFilter;
-use super::sources::{NewSecret, SecretRemoval, Source};
+use super::sources::{NewSecret, SecretPurpose, SecretRemoval, Source};
 use super::subscriptions::{SubscribeError, Subscription};
 use super::{CatalogChange, Store, StoreLocation};
 use crate::clock::Clock;
@@ -164,7 +164,15 @@ impl Fixture {
 }
 
 fn secret(label: &str, not_after_ms: Option<i64>) -> NewSecret {
-    NewSecret { id: SecretId::new(), label: label.into(), hint: "••ab12".into(), ciphertext: vec![7], not_after_ms }
+    NewSecret {
+        id: SecretId::new(),
+        label: label.into(),
+        hint: "••ab12".into(),
+        ciphertext: vec![7],
+        not_after_ms,
+        purpose: SecretPurpose::Signing,
+        handed_over: false,
+    }
 }
 
 #[tokio::test]

@@ -71,6 +71,30 @@ row! {
         not_after_ms: Option<i64>,
         /// When it last verified an event.
         last_used_ms: Option<i64>,
+        /// `signing` or `handshake`.
+        purpose: String,
+        /// Whether the sender handed it over.
+        handed_over: bool,
+    }
+}
+
+/// What a secret is for; it is never used for anything else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SecretPurpose {
+    /// Proving events.
+    #[default]
+    Signing,
+    /// Answering handshakes: a verify token, or a public part of the key.
+    Handshake,
+}
+
+impl SecretPurpose {
+    /// The word in the store and in the API.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Signing => "signing",
+            Self::Handshake => "handshake",
+        }
     }
 }
 
@@ -87,6 +111,10 @@ pub struct NewSecret {
     pub ciphertext: Vec<u8>,
     /// Its end, if it has one.
     pub not_after_ms: Option<Millis>,
+    /// What it is for.
+    pub purpose: SecretPurpose,
+    /// Whether the sender handed it over in a handshake; then it may be shown to its owner again.
+    pub handed_over: bool,
 }
 
 /// What became of the wish to remove a secret.
@@ -147,7 +175,8 @@ impl Store {
         q!(
             &self.db,
             fetch_all as SourceSecret,
-            "SELECT k.secret_id, k.source_id, k.label, k.hint, k.created_ms, k.not_after_ms, k.last_used_ms
+            "SELECT k.secret_id, k.source_id, k.label, k.hint, k.created_ms, k.not_after_ms, k.last_used_ms, k.purpose,
+                    k.handed_over
              FROM source_secret AS k JOIN source AS s ON s.source_id = k.source_id
              WHERE s.workspace_id = $1 AND s.source_id BETWEEN $2 AND $3 ORDER BY k.secret_id",
             workspace.0,
@@ -298,15 +327,19 @@ impl Store {
         }
         let secrets = q!(
             tx &mut tx,
-            fetch_all as (Uuid, Option<i64>),
-            "SELECT secret_id, not_after_ms FROM source_secret WHERE source_id = $1",
+            fetch_all as (Uuid, Option<i64>, String, bool),
+            "SELECT secret_id, not_after_ms, purpose, handed_over FROM source_secret WHERE source_id = $1",
             source.0
         )?;
-        let is_live = |end: &Option<i64>| end.is_none_or(|end| now <= end);
-        let Some((_, end)) = secrets.iter().find(|(id, _)| *id == secret.0) else {
+        let proves = |end: Option<i64>, purpose: &str| {
+            end.is_none_or(|end| now <= end) && purpose == SecretPurpose::Signing.as_str()
+        };
+        let Some((_, end, purpose, handed_over)) = secrets.iter().find(|(id, ..)| *id == secret.0) else {
             return Ok(SecretRemoval::NotFound);
         };
-        if is_live(end) && !secrets.iter().any(|(id, end)| *id != secret.0 && is_live(end)) {
+        let other = secrets.iter().any(|(id, end, purpose, _)| *id != secret.0 && proves(*end, purpose));
+        // What the sender handed over it can hand over again, once the source waits for it.
+        if proves(*end, purpose) && !other && !handed_over {
             return Ok(SecretRemoval::LastLive);
         }
         q!(tx &mut tx, execute, "DELETE FROM source_secret WHERE secret_id = $1", secret.0)?;
@@ -315,25 +348,37 @@ impl Store {
     }
 }
 
-async fn insert_secret(tx: &mut super::Tx, source: Uuid, secret: &NewSecret, now: Millis) -> sqlx::Result<()> {
+pub(super) async fn insert_secret(
+    tx: &mut super::Tx,
+    source: Uuid,
+    secret: &NewSecret,
+    now: Millis,
+) -> sqlx::Result<()> {
     q!(
         tx tx,
         execute,
-        "INSERT INTO source_secret (secret_id, source_id, label, hint, ciphertext, created_ms, not_after_ms)
-         VALUES ($1, $2, $3, $4, $5, $6, $7)",
+        "INSERT INTO source_secret (secret_id, source_id, label, hint, ciphertext, created_ms, not_after_ms, purpose, handed_over)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
         secret.id.0,
         source,
         &secret.label,
         &secret.hint,
         &secret.ciphertext,
         now,
-        secret.not_after_ms
+        secret.not_after_ms,
+        secret.purpose.as_str(),
+        secret.handed_over
     )
     .map(|_| ())
 }
 
 /// Counts a change of the source's secrets; false if there is no such source.
-async fn touch(tx: &mut super::Tx, workspace: WorkspaceId, source: SourceId, now: Millis) -> sqlx::Result<bool> {
+pub(super) async fn touch(
+    tx: &mut super::Tx,
+    workspace: WorkspaceId,
+    source: SourceId,
+    now: Millis,
+) -> sqlx::Result<bool> {
     let rows = q!(
         tx tx,
         execute,

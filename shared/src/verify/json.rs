@@ -4,6 +4,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use super::place::{MAX_NAME_BYTES, MAX_VALUE_BYTES};
@@ -24,8 +25,17 @@ pub(super) enum Step {
 }
 
 /// A path such as `$.data.id` or `$.events[*].id`.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Deserialize)]
+#[serde(try_from = "String")]
 pub struct JsonPath(pub(super) Vec<Step>);
+
+impl TryFrom<String> for JsonPath {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse().map_err(|()| format!("`{text}` is no path such as `$.data.id`"))
+    }
+}
 
 impl FromStr for JsonPath {
     type Err = ();
@@ -72,6 +82,8 @@ pub(super) enum Lack {
     Malformed,
     /// No such member, or in one of several elements none.
     Absent,
+    /// An object or a list is there, or a number that is no integer.
+    Composite,
     /// A member on the way occurs twice: which one counts cannot be told.
     Repeated,
 }
@@ -102,6 +114,11 @@ impl Walk<'_> {
         Err(E::custom("nothing to read"))
     }
 
+    fn stop_at_composite<E: serde::de::Error>(self) -> Result<(), E> {
+        let lack = if self.path.is_empty() { Lack::Composite } else { Lack::Absent };
+        self.stop(lack)
+    }
+
     fn take<E: serde::de::Error>(self, text: &str) -> Result<(), E> {
         if !self.path.is_empty() || text.len() > MAX_VALUE_BYTES || self.found.len() == MAX_VALUES {
             return self.stop(Lack::Absent);
@@ -127,7 +144,7 @@ impl<'de> Visitor<'de> for Walk<'_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        let Some((Step::Member(name), path)) = self.path.split_first() else { return self.stop(Lack::Absent) };
+        let Some((Step::Member(name), path)) = self.path.split_first() else { return self.stop_at_composite() };
         let mut seen = false;
         while let Some(key) = map.next_key::<std::borrow::Cow<'_, str>>()? {
             if key != name.as_str() {
@@ -144,7 +161,7 @@ impl<'de> Visitor<'de> for Walk<'_> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
-        let Some((Step::Each, path)) = self.path.split_first() else { return self.stop(Lack::Absent) };
+        let Some((Step::Each, path)) = self.path.split_first() else { return self.stop_at_composite() };
         while list.next_element_seed(Walk { path, found: &mut *self.found, lack: &mut *self.lack })?.is_some() {}
         Ok(())
     }
@@ -166,7 +183,7 @@ impl<'de> Visitor<'de> for Walk<'_> {
     }
 
     fn visit_f64<E: serde::de::Error>(self, _: f64) -> Result<(), E> {
-        self.stop(Lack::Absent)
+        self.stop_at_composite()
     }
 
     fn visit_unit<E: serde::de::Error>(self) -> Result<(), E> {
@@ -191,7 +208,7 @@ mod tests {
         for (json, lack) in [
             (r#"{"v": [{"id": "1"}, {}]}"#, Lack::Absent),
             (r#"{"v": [{"id": "1"}, {"id": null}]}"#, Lack::Absent),
-            (r#"{"v": [{"id": "1"}, {"id": ["1"]}]}"#, Lack::Absent),
+            (r#"{"v": [{"id": "1"}, {"id": ["1"]}]}"#, Lack::Composite),
             (r#"{"v": {"id": "1"}}"#, Lack::Absent),
             (r#"{"w": 1}"#, Lack::Absent),
             (r#"{"v": [{"id": "1", "id": "2"}]}"#, Lack::Repeated),

@@ -10,6 +10,7 @@
 mod credential;
 mod diagnose;
 mod facts;
+mod handshake;
 mod json;
 mod place;
 mod provider;
@@ -30,6 +31,7 @@ use uuid::Uuid;
 pub use credential::Credentials;
 pub use diagnose::{Diagnosis, Refused, diagnose};
 pub use facts::{FactRules, Facts};
+pub use handshake::{Handshake, Outcome, Reply};
 pub use json::JsonPath;
 pub use place::{OneOrMany, Place, PlaceError, Places};
 pub use provider::{Evidence, Provider, Providers, ProvidersError, ResolveError};

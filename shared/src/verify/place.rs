@@ -63,7 +63,7 @@ impl Place {
     fn read_json(&self, path: &JsonPath, request: &Received<'_>, part: Part) -> Result<Vec<String>, Refusal> {
         match json::texts(request.body, path) {
             Ok(values) => Ok(values),
-            Err(Lack::Absent) => Ok(Vec::new()),
+            Err(Lack::Absent | Lack::Composite) => Ok(Vec::new()),
             Err(Lack::Repeated) => Err(Refusal::Duplicate { part, place: self.clone() }),
             Err(Lack::Malformed) => {
                 Err(Refusal::BadEncoding { part, place: self.clone(), expected: "a value: the body is no JSON".into() })

@@ -2,12 +2,14 @@
 //! entry fails a test with its line instead of refusing somebody's webhooks.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
 use super::facts::FactRules;
+use super::handshake::Handshake;
 use super::place::Places;
 use super::repeat::RepeatRule;
 use super::scheme::{CompiledCheck, Scheme, SchemeError, SchemeKind};
@@ -93,6 +95,9 @@ struct RawProvider {
     #[serde(default)]
     event_type: Places,
     repeat: Option<RepeatRule>,
+    #[serde(default)]
+    handshake: Vec<Handshake>,
+    answer: Option<String>,
     #[serde(default = "post")]
     methods: Vec<String>,
     set_up: String,
@@ -176,6 +181,10 @@ pub struct Provider {
     pub facts: FactRules,
     /// How this sender's repeats are recognised, if it is known.
     pub repeat: Option<RepeatRule>,
+    /// What it asks besides sending events.
+    pub handshakes: Arc<[Handshake]>,
+    /// The body that it expects of an accepting answer, if any.
+    pub answer: Option<String>,
     /// The methods a source accepts.
     pub methods: Vec<http::Method>,
     /// Where the URL and the secret go in the sender's settings.
@@ -217,6 +226,8 @@ impl Provider {
         if methods.is_empty() {
             return Err("`methods` is empty".into());
         }
+        let handshakes = raw.handshake.into_iter().map(Handshake::prepare).collect::<Result<_, _>>();
+        let handshakes = handshakes.map_err(|error| format!("handshake: {error}"))?;
         let generic = raw.generic.is_some();
         if generic == raw.evidence.is_some() {
             return Err("`evidence` belongs to every sender, and to none of the generic ones".into());
@@ -230,6 +241,8 @@ impl Provider {
             generic,
             facts,
             repeat: raw.repeat,
+            handshakes,
+            answer: raw.answer,
             methods,
             set_up: raw.set_up,
             secret: raw.secret,
@@ -249,6 +262,26 @@ impl Provider {
     /// Whether sources of this provider must be labelled unverified everywhere.
     pub fn label_unverified(&self) -> bool {
         self.kind == SchemeKind::None
+    }
+
+    /// Whether the sender hands over its secret by itself.
+    pub fn brings_secret(&self) -> bool {
+        self.handshakes.iter().any(Handshake::brings_secret)
+    }
+
+    /// Whether that token is one of the receiver's choice.
+    pub fn makes_token(&self) -> bool {
+        self.handshakes.iter().any(Handshake::compares_token)
+    }
+
+    /// A fresh token for handshakes.
+    pub fn fresh_token() -> SecretString {
+        fresh_hex()
+    }
+
+    /// Whether a token is agreed upon with the sender for handshakes.
+    pub fn needs_token(&self) -> bool {
+        self.handshakes.iter().any(Handshake::needs_token)
     }
 
     /// Whether sources of this provider need a secret.
@@ -298,13 +331,16 @@ impl Provider {
     pub fn generate_secret(&self) -> Option<SecretString> {
         Some(match self.secret.generate? {
             Generate::Whsec => SigningSecret::generate().to_text(),
-            Generate::Hex => {
-                let mut bytes = zeroize::Zeroizing::new([0u8; 32]);
-                rand::fill(bytes.as_mut_slice());
-                SecretString::from(hex::encode(bytes.as_slice()))
-            }
+            Generate::Hex => fresh_hex(),
         })
     }
+}
+
+/// 256 random bits.
+fn fresh_hex() -> SecretString {
+    let mut bytes = zeroize::Zeroizing::new([0u8; 32]);
+    rand::fill(bytes.as_mut_slice());
+    SecretString::from(hex::encode(bytes.as_slice()))
 }
 
 impl Scheme {

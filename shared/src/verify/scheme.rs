@@ -426,6 +426,11 @@ impl Scheme {
         }
     }
 
+    /// Whether it is proved by a signature, which is no credential and may be kept.
+    pub fn is_signature(&self) -> bool {
+        self.signed().is_some()
+    }
+
     /// Whether sources of this scheme need a secret.
     pub fn needs_secret(&self) -> bool {
         !matches!(self, Self::None {})

@@ -33,6 +33,7 @@ pub(super) enum Token {
 /// Messages that a sender builds by rules of its own; see [`super::signed`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Canonical {
+    Braintree,
     Contentful,
     MercadoPago,
     PaddleClassic,
@@ -41,7 +42,8 @@ pub(super) enum Canonical {
 }
 
 impl Canonical {
-    const ALL: [(&str, Self); 5] = [
+    const ALL: [(&str, Self); 6] = [
+        ("braintree", Self::Braintree),
         ("contentful", Self::Contentful),
         ("mercado-pago", Self::MercadoPago),
         ("paddle-classic", Self::PaddleClassic),
@@ -51,6 +53,7 @@ impl Canonical {
 
     fn words(self) -> &'static str {
         match self {
+            Self::Braintree => "form field bt_payload",
             Self::Contentful => "method, path, the headers it lists, and the body",
             Self::MercadoPago => "data.id of the query, header x-request-id and the time of sending",
             Self::PaddleClassic => "the fields of the form",
@@ -61,7 +64,7 @@ impl Canonical {
 
     /// Whether all that the body says is in the message.
     fn holds_body(self) -> bool {
-        self != Self::MercadoPago
+        !matches!(self, Self::MercadoPago | Self::Braintree)
     }
 
     /// Whether the time of sending is in the message.

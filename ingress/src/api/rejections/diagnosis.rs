@@ -3,7 +3,7 @@
 use hookyard_shared::id::{SourceId, WorkspaceId};
 use hookyard_shared::model::headers;
 use hookyard_shared::store::rejections::RejectionDetail;
-use hookyard_shared::store::sources::Source;
+use hookyard_shared::store::sources::{SecretPurpose, Source};
 use hookyard_shared::verify::{Diagnosis, Received, Refused, Scheme, Secret, Verifier, diagnose};
 use http::HeaderMap;
 
@@ -26,9 +26,11 @@ pub(crate) async fn find(
     let source = SourceId(row.source_id);
     let Some(source_row) = state.store.source(workspace, source).await? else { return Ok(None) };
     // Tokens and passwords are masked on record.
-    let Ok(scheme @ Scheme::Hmac(_)) = serde_json::from_str::<Scheme>(&source_row.scheme) else { return Ok(None) };
+    let scheme = serde_json::from_str::<Scheme>(&source_row.scheme).ok().filter(Scheme::is_signature);
+    let Some(scheme) = scheme else { return Ok(None) };
     let mut secrets = Vec::new();
-    for secret in state.store.secret_rows(source.0).await? {
+    let rows = state.store.secret_rows(source.0).await?;
+    for secret in rows.into_iter().filter(|row| row.purpose == SecretPurpose::Signing.as_str()) {
         let value = state.vault.open(secret.secret_id, &secret.ciphertext)?;
         secrets.push(Secret { id: secret.secret_id, label: secret.label, value, not_after: secret.not_after_ms });
     }

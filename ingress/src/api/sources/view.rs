@@ -70,6 +70,9 @@ pub(super) struct CreatedSource {
     /// The secret, if Hookyard made it. It is shown this once.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) secret: Option<String>,
+    /// The verify token that Hookyard made, for senders that ask for one. It is shown this once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) verify_token: Option<String>,
 }
 
 /// A secret, without the secret.
@@ -92,6 +95,11 @@ pub(super) struct SecretView {
     /// When it last verified an event.
     #[schema(format = DateTime)]
     last_used_at: Option<String>,
+    /// What it is for: `signing` (proving events) or `handshake` (a verify token).
+    #[schema(example = "signing")]
+    purpose: String,
+    /// Whether the sender handed it over; then `POST …/reveal` shows it.
+    handed_over: bool,
 }
 
 impl SourceView {
@@ -137,6 +145,8 @@ impl SecretView {
             created_at: rfc3339(row.created_ms),
             expires_at: row.not_after_ms.map(rfc3339),
             last_used_at: row.last_used_ms.map(rfc3339),
+            purpose: row.purpose.clone(),
+            handed_over: row.handed_over,
         }
     }
 }

@@ -8,6 +8,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use sha2::{Digest as _, Sha256};
 
 use super::super::Received;
+use super::super::handshake::Form;
 use super::super::place::Place;
 use super::super::refusal::{Part, Refusal};
 use super::super::template::Canonical;
@@ -15,6 +16,7 @@ use super::super::template::Canonical;
 /// Builds the message of one of these senders. `time` is the time of sending as it was written.
 pub(super) fn message(sender: Canonical, request: &Received<'_>, time: &str) -> Result<Vec<u8>, Refusal> {
     match sender {
+        Canonical::Braintree => braintree(request),
         Canonical::Contentful => contentful(request),
         Canonical::MercadoPago => mercado_pago(request, time),
         Canonical::PaddleClassic => Ok(paddle_classic(request.body)),
@@ -73,6 +75,18 @@ fn twilio(request: &Received<'_>) -> Result<Vec<u8>, Refusal> {
         }
     }
     Ok(message)
+}
+
+/// The payload, which is base64 and never looks like a challenge: the answer to a challenge would be its signature
+/// (Braintree's libraries, `WebhookNotification`).
+fn braintree(request: &Received<'_>) -> Result<Vec<u8>, Refusal> {
+    let place = Place::Form("bt_payload".into());
+    let payload = place.require(request, Part::Signed)?;
+    let base64 = |b: u8| b.is_ascii_alphanumeric() || b"+/=\n".contains(&b);
+    if !payload.bytes().all(base64) || Form::ShortHex.fits(&payload) {
+        return Err(Refusal::BadEncoding { part: Part::Signed, place, expected: "a payload in base64".into() });
+    }
+    Ok(payload.into_owned().into_bytes())
 }
 
 /// What JavaScript's `encodeURI` leaves as it is, which is how Contentful's library writes the path.

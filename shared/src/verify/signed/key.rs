@@ -90,6 +90,19 @@ impl Key {
         })
     }
 
+    /// The signature of a text; none if the key is the sender's public one.
+    pub(in super::super) fn sign(&self, text: &[u8]) -> Option<Vec<u8>> {
+        fn run<M: Mac + Clone>(state: &M, text: &[u8]) -> Option<Vec<u8>> {
+            Some(state.clone().chain_update(text).finalize().into_bytes().to_vec())
+        }
+        match self {
+            Self::Sha1(state) => run(state, text),
+            Self::Sha256(state) => run(state, text),
+            Self::Sha512(state) => run(&**state, text),
+            Self::Secret(..) | Self::Public(_) => None,
+        }
+    }
+
     /// Whether any of the signatures belongs to the message.
     pub(super) fn accepts(&self, message: &[Piece<'_>], time: &str, signatures: &[Signature]) -> bool {
         let secret: &[u8] = match self {

@@ -3,6 +3,7 @@
 mod credential;
 mod diagnose;
 mod facts;
+mod handshake;
 mod hmac;
 mod mutation;
 mod provider;

@@ -20,14 +20,15 @@ The senders that a source can be made for by name. This page is made from
   person asks for it ([verification.md](verification.md#repeats)).
 - **Rests on** is the evidence for the entry. *Unconfirmed* ones come from one list only: try them with a real webhook
   before you rely on them.
+- **Handshake** is what the sender asks when the address is entered with it, and what Hookyard does about it
+  ([verification.md](verification.md#handshakes)).
 
-Not built yet: senders that prove themselves by a token they sign (JWT) or by a certificate fetched from them, Adyen's
-classic payment webhooks, and the answers that some senders expect when the address is entered (handshakes). Any signature
-over raw body, headers, address or fields can be described by hand with `hmac`, `digest`, `ed25519`, `ecdsa-p256` or
-`rsa-pkcs1`.
+Not built yet: senders that prove themselves by a token they sign (JWT) or by a certificate fetched from them, and Adyen's
+classic payment webhooks. Any signature over raw body, headers, address or fields can be described by hand with `hmac`,
+`digest`, `ed25519`, `ecdsa-p256` or `rsa-pkcs1`.
 
-| `provider` | sender | proof | covers | id of the event | repeats | rests on |
-|---|---|---|---|---|---|---|
+| `provider` | sender | proof | covers | id of the event | repeats | handshake | rests on |
+|---|---|---|---|---|---|---|---|
 ";
 
 fn places(places: &Places) -> String {
@@ -44,8 +45,15 @@ fn page(providers: &Providers) -> String {
             Some(rule) => places(&rule.key),
         };
         let evidence = p.evidence.map_or("", Evidence::words);
+        let handshakes: Vec<String> = p.handshakes.iter().map(|h| format!("{}: {}", h.method(), h.words())).collect();
+        let handshakes = if handshakes.is_empty() { "—".into() } else { handshakes.join(", ") };
         let (proof, covers, ids) = (p.scheme_label(), p.covers(), places(&p.facts.event_id));
-        writeln!(page, "| `{}` | {} | {proof} | {covers} | {ids} | {repeats} | {evidence} |", p.slug, p.name).unwrap();
+        writeln!(
+            page,
+            "| `{}` | {} | {proof} | {covers} | {ids} | {repeats} | {handshakes} | {evidence} |",
+            p.slug, p.name
+        )
+        .unwrap();
     }
     page
 }
