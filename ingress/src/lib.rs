@@ -59,6 +59,8 @@ pub async fn run(state: AppState, listeners: Listeners, shutdown: CancellationTo
     let door = state.door.clone();
     let store = state.store.clone();
     tokio::spawn(async move { door.keep(&store, disk).await });
+    let (keys, store) = (state.keys.clone(), state.store.clone());
+    tokio::spawn(async move { keys.keep(|| store.now_ms()).await });
 
     // Readiness says no at once; the listener stays open a moment for balancers that have not noticed yet.
     let closing = CancellationToken::new();

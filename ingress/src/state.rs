@@ -15,7 +15,7 @@ use hookyard_shared::telemetry::Metrics;
 use hookyard_shared::vault::Vault;
 use hookyard_shared::verify::Providers;
 
-use crate::receive::{Door, Rejections};
+use crate::receive::{Door, Keys, Rejections};
 
 /// Handles to everything the ingress works with. One pointer: every request clones it.
 #[derive(Clone)]
@@ -53,6 +53,8 @@ pub struct Handles {
     pub publisher: Arc<dyn Publisher>,
     /// The receiving side's own state: limits, free space, rejections.
     pub door: Arc<Door>,
+    /// What senders publish: keys and certificates.
+    pub keys: Arc<Keys>,
     /// The metrics of this process.
     pub metrics: Metrics,
 }
@@ -72,10 +74,12 @@ impl AppState {
     pub fn new(parts: Parts) -> Self {
         let Parts { base, publisher, bound } = parts;
         let rejections = Rejections::start(base.store.clone());
+        let guard = Guard::new(base.config.egress_allow.iter().copied());
         Self(Arc::new(Handles {
+            keys: Keys::new(guard.clone()),
             public_url: base.config.public_url(bound),
             registration: base.config.registration(bound),
-            guard: Guard::new(base.config.egress_allow.iter().copied()),
+            guard,
             hasher: Hasher::default(),
             door: Arc::new(Door::new(base.config.source_rate, rejections)),
             config: base.config,

@@ -19,6 +19,7 @@ use http::{HeaderMap, Method};
 use senders::{
     a_challenge_is_answered_recorded_and_never_an_event,
     a_secret_that_the_sender_hands_over_is_kept_once_and_never_overwritten, a_sender_that_wants_bare_answers_gets_them,
+    published_keys_are_fetched_once_and_a_failed_fetch_proves_nothing,
 };
 use serde_json::{Value, json};
 
@@ -425,4 +426,5 @@ on_both! {
     a_challenge_is_answered_recorded_and_never_an_event
     a_secret_that_the_sender_hands_over_is_kept_once_and_never_overwritten
     a_sender_that_wants_bare_answers_gets_them
+    published_keys_are_fetched_once_and_a_failed_fetch_proves_nothing
 }

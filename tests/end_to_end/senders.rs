@@ -1,5 +1,8 @@
 //! What senders ask besides sending events, through the public door and the API.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use super::*;
 use common::stranger;
 use hookyard_testkit::Http;
@@ -148,4 +151,93 @@ pub(crate) async fn a_sender_that_wants_bare_answers_gets_them(profile: Profile)
         let events = usize::from(!right);
         wait_until("the events are stored", SOON, async || door.events(&account).await == events).await.unwrap();
     }
+}
+
+/// A sender that publishes its keys and signs tokens with them.
+struct Publisher {
+    key: std::path::PathBuf,
+    base: String,
+    hits: Arc<AtomicUsize>,
+    _dir: tempfile::TempDir,
+}
+
+fn openssl(arguments: &[&str]) -> Vec<u8> {
+    let output = std::process::Command::new("openssl").args(arguments).output().expect("openssl is installed");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    output.stdout
+}
+
+/// Bytes as base64 for URLs, by the program that also signs.
+fn base64url(bytes: &[u8]) -> String {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("bytes");
+    std::fs::write(&file, bytes).unwrap();
+    let text = String::from_utf8(openssl(&["base64", "-A", "-in", file.to_str().unwrap()])).unwrap();
+    text.trim().trim_end_matches('=').replace('+', "-").replace('/', "_")
+}
+
+impl Publisher {
+    async fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let key = dir.path().join("key.pem");
+        openssl(&["genpkey", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048", "-out", key.to_str().unwrap()]);
+        let modulus = openssl(&["rsa", "-in", key.to_str().unwrap(), "-noout", "-modulus"]);
+        let modulus = String::from_utf8(modulus).unwrap();
+        let modulus = hex::decode(modulus.trim().trim_start_matches("Modulus=")).unwrap();
+        let set = json!({"keys": [{"kty": "RSA", "kid": "k1", "alg": "RS256", "n": base64url(&modulus), "e": "AQAB"}]});
+        let hits = Arc::new(AtomicUsize::new(0));
+        let count = hits.clone();
+        let serve = move || async move {
+            count.fetch_add(1, Ordering::SeqCst);
+            axum::Json(set)
+        };
+        let router = axum::Router::new().route("/keys", axum::routing::get(serve));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let base = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        Self { key, base, hits, _dir: dir }
+    }
+
+    fn token(&self, kid: &str, email: &str) -> String {
+        let part = |value: Value| base64url(value.to_string().as_bytes());
+        let claims = json!({"aud": "relay", "email": email, "exp": unix_now() + 300});
+        let signed = format!("{}.{}", part(json!({"alg": "RS256", "kid": kid})), part(claims));
+        let file = self.key.with_extension("message");
+        std::fs::write(&file, &signed).unwrap();
+        let signature = openssl(&["dgst", "-sha256", "-sign", self.key.to_str().unwrap(), file.to_str().unwrap()]);
+        format!("Bearer {signed}.{}", base64url(&signature))
+    }
+}
+
+pub(crate) async fn published_keys_are_fetched_once_and_a_failed_fetch_proves_nothing(profile: Profile) {
+    let stack = Stack::start(profile).await.unwrap();
+    let account = stack.account().await.unwrap();
+    let publisher = Publisher::start().await;
+    let source = |path: &str| {
+        json!({
+            "name": "j", "provider": "jwt", "secret": "sender@example.com",
+            "scheme": {
+                "kind": "jwt", "prefix": "Bearer ", "algorithms": ["RS256"], "identity": "email", "audience": "relay",
+                "jwks_url": format!("{}{path}", publisher.base), "required": ["exp"],
+            },
+        })
+    };
+    let door = Door::make(&stack, &account, source("/keys")).await;
+    let send = async |kid: &str, email: &str| {
+        door.post(&[("authorization", &publisher.token(kid, email))], "{}").await.status.as_u16()
+    };
+    assert_eq!(send("k1", "sender@example.com").await, 200);
+    assert_eq!(send("k1", "sender@example.com").await, 200);
+    assert_eq!(send("k1", "other@example.com").await, 401);
+    assert_eq!(send("k2", "sender@example.com").await, 401, "a key that is not published");
+    assert_eq!(send("k3", "sender@example.com").await, 401);
+    assert_eq!(publisher.hits.load(Ordering::SeqCst), 1, "strangers do not make us ask again and again");
+    let listed = account.http.get(&format!("/api/v1/events?source_id={}", door.id)).await.unwrap().text();
+    assert!(!listed.contains("Bearer ey"), "the token is masked");
+
+    let broken = Door::make(&stack, &account, source("/nothing")).await;
+    let token = publisher.token("k1", "sender@example.com");
+    let reply = broken.post(&[("authorization", &token)], "{}").await;
+    assert_eq!(reply.status, 503, "the sender is not to blame, and sends it again: {}", reply.text());
+    assert_eq!(broken.events(&account).await, 0);
 }

@@ -14,11 +14,12 @@ use hookyard_shared::clock::Millis;
 use hookyard_shared::id::EventId;
 use hookyard_shared::model::{Event, headers};
 use hookyard_shared::queue::{Message, PublishError};
-use hookyard_shared::verify::{Received, Verified, Verifier};
+use hookyard_shared::verify::{Received, Refusal, Verified, Verifier};
 
 use super::answer::{Refused, accepted};
 use super::body::{self, BodyError};
 use super::handshake;
+use super::keys::FetchError;
 use super::rejections::Rejection;
 use crate::state::AppState;
 
@@ -82,7 +83,7 @@ async fn pass(
     let turned = |refused| (refused, read.bytes.clone());
     if let Some(handshake) = handshake::of(source, &received) {
         let verified = match handshake.must_verify() {
-            true => verify(verifier, &received).map_err(turned)?.secret,
+            true => verify(state, verifier, &received).await.map_err(turned)?.secret,
             false => None,
         };
         return handshake::answer(state, source, handshake, &received, verifier, verified).await.map_err(turned);
@@ -90,7 +91,7 @@ async fn pass(
     if !source.methods.contains(&parts.method) {
         return Err(turned(Refused::method(&source.methods)));
     }
-    let verified = verify(verifier, &received).map_err(turned)?;
+    let verified = verify(state, verifier, &received).await.map_err(turned)?;
     let event = event(source, parts, path, read.bytes.clone(), received_ms, &verified);
     let id = event.id;
     publish(state, event).await.map_err(|error| (undurable(&error), read.bytes.clone()))?;
@@ -146,9 +147,29 @@ fn received<'r>(state: &'r AppState, parts: &'r Parts, body: &'r [u8], received_
     }
 }
 
-fn verify(verifier: &Verifier, received: &Received<'_>) -> Result<Verified, Refused> {
-    verifier.verify(received).map_err(|refusal| {
+async fn verify(state: &AppState, verifier: &Verifier, received: &Received<'_>) -> Result<Verified, Refused> {
+    let unproved = |refusal: &Refusal| {
         Refused::new(StatusCode::UNAUTHORIZED, refusal.code(), refusal.public_kind()).detail(refusal.to_string())
+    };
+    let needed = match verifier.verify_with(received, state.keys.at_hand()) {
+        Ok(verified) => return Ok(verified),
+        Err(Refusal::KeyNotAtHand(needed)) => needed,
+        Err(refusal) => return Err(unproved(&refusal)),
+    };
+    match state.keys.obtain(&needed, received.received_at).await {
+        // Somebody else's fetch may have brought it.
+        Ok(()) | Err(FetchError::TooSoon(_)) => {}
+        Err(error) if needed.known => {
+            return Err(unproved(&Refusal::KeyNotAtHand(needed)).detail(error.to_string()));
+        }
+        // The sender is not to blame: it may send it again.
+        Err(error) => return Err(Refused::unavailable("key_fetch", error.to_string())),
+    }
+    verifier.verify_with(received, state.keys.at_hand()).map_err(|refusal| match refusal {
+        Refusal::KeyNotAtHand(needed) if !needed.known => {
+            Refused::unavailable("key_fetch", Refusal::KeyNotAtHand(needed).to_string())
+        }
+        refusal => unproved(&refusal),
     })
 }
 

@@ -40,6 +40,11 @@ pub(super) async fn answer(
     let reply = match handshake.answer(received, verifier, verified, &source.handshake_tokens) {
         Outcome::Reply(reply) => reply,
         Outcome::Refuse(detail) => return Err(refused(detail)),
+        Outcome::Visit(url, reply) => {
+            let visited = state.keys.visit(&url).await;
+            visited.map_err(|error| Refused::unavailable("visit", error.to_string()))?;
+            reply
+        }
         Outcome::Keep(secret, reply) => {
             if !keep(state, source, &secret).await? {
                 return Err(refused(

@@ -7,9 +7,11 @@ mod body;
 mod door;
 mod handler;
 mod handshake;
+mod keys;
 mod rejections;
 pub mod serve;
 
 pub use door::Door;
 pub(crate) use handler::receive;
+pub use keys::Keys;
 pub use rejections::Rejections;

@@ -17,6 +17,7 @@ use serde::de::IgnoredAny;
 use subtle::ConstantTimeEq as _;
 use uuid::Uuid;
 
+use super::fetched::fits;
 use super::json::{self, JsonPath, Lack};
 use super::place::Place;
 use super::refusal::Part;
@@ -81,6 +82,8 @@ enum Answer {
     },
     /// The sender hands over its secret; it is kept if the source has none yet.
     Keep { value: Place, echo: Option<String> },
+    /// An address of the request is visited, if its host is one of these (`*` for one part of a name).
+    Visit { url: Place, hosts: Vec<String> },
     /// The sender asks whether it may send, as in the CloudEvents specification of webhooks, section 4.
     Consent {},
 }
@@ -129,6 +132,8 @@ pub enum Outcome {
     Reply(Reply),
     /// Keep the secret if the source has none, then answer so.
     Keep(SecretString, Reply),
+    /// Visit the address, then answer so.
+    Visit(String, Reply),
     /// Answer 403; the words are for the operator.
     Refuse(&'static str),
 }
@@ -141,6 +146,7 @@ impl fmt::Display for Answer {
             Self::Token { .. } => "verify token compared, challenge given back",
             Self::Signed { .. } => "challenge signed",
             Self::Keep { .. } => "secret taken over",
+            Self::Visit { .. } => "subscription confirmed by a visit",
             Self::Consent {} => "consent given",
         })
     }
@@ -160,6 +166,7 @@ impl Handshake {
             Answer::Signed { form: None, .. } if !self.verified => {
                 Err("signs whatever a stranger asks for: give a `form`, or set `verified`".into())
             }
+            Answer::Visit { .. } if !self.verified => Err("visits whatever a stranger names: set `verified`".into()),
             Answer::Fixed { status, .. } if !(200..300).contains(status) => Err("is answered by a 2xx status".into()),
             Answer::Keep { echo: Some(name), .. } if name.parse::<HeaderName>().is_err() => {
                 Err(format!("`{name}` is no name of a header"))
@@ -304,6 +311,17 @@ impl Handshake {
                     reply.headers.extend(name.parse().map(|name: HeaderName| (name, value)));
                 }
                 Outcome::Keep(SecretString::from(text), reply)
+            }
+            Answer::Visit { url, hosts } => {
+                let address = url.read(request, Part::Signed).ok().flatten().unwrap_or_default();
+                let admitted = url::Url::parse(&address).is_ok_and(|url| {
+                    let host = url.host_str().unwrap_or_default();
+                    url.scheme() == "https" && url.port().is_none() && hosts.iter().any(|pattern| fits(pattern, host))
+                });
+                match admitted {
+                    true => Outcome::Visit(address.into_owned(), Reply::new(StatusCode::OK, String::new())),
+                    false => Outcome::Refuse("the address to be visited is not one of the sender's own"),
+                }
             }
             Answer::Consent {} => consent(request),
         }

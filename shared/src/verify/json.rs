@@ -91,8 +91,13 @@ pub(super) enum Lack {
 /// The texts, numbers and truth values at a path, in order. An element of a list that lacks the rest of the path makes
 /// the whole absent, so that a check of every element cannot pass one over.
 pub(super) fn texts(body: &[u8], path: &JsonPath) -> Result<Vec<String>, Lack> {
+    texts_up_to(MAX_VALUE_BYTES, body, path)
+}
+
+/// Like [`texts`], with texts of up to `most` bytes.
+pub(super) fn texts_up_to(most: usize, body: &[u8], path: &JsonPath) -> Result<Vec<String>, Lack> {
     let (mut found, mut lack) = (Vec::new(), None);
-    let walk = Walk { path: &path.0, found: &mut found, lack: &mut lack };
+    let walk = Walk { most, path: &path.0, found: &mut found, lack: &mut lack };
     let mut json = serde_json::Deserializer::from_slice(body);
     let read = walk.deserialize(&mut json).and_then(|()| json.end());
     match (read, lack) {
@@ -103,6 +108,7 @@ pub(super) fn texts(body: &[u8], path: &JsonPath) -> Result<Vec<String>, Lack> {
 }
 
 struct Walk<'w> {
+    most: usize,
     path: &'w [Step],
     found: &'w mut Vec<String>,
     lack: &'w mut Option<Lack>,
@@ -120,7 +126,7 @@ impl Walk<'_> {
     }
 
     fn take<E: serde::de::Error>(self, text: &str) -> Result<(), E> {
-        if !self.path.is_empty() || text.len() > MAX_VALUE_BYTES || self.found.len() == MAX_VALUES {
+        if !self.path.is_empty() || text.len() > self.most || self.found.len() == MAX_VALUES {
             return self.stop(Lack::Absent);
         }
         self.found.push(text.to_owned());
@@ -155,14 +161,17 @@ impl<'de> Visitor<'de> for Walk<'_> {
                 return self.stop(Lack::Repeated);
             }
             seen = true;
-            map.next_value_seed(Walk { path, found: &mut *self.found, lack: &mut *self.lack })?;
+            map.next_value_seed(Walk { most: self.most, path, found: &mut *self.found, lack: &mut *self.lack })?;
         }
         if seen { Ok(()) } else { self.stop(Lack::Absent) }
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
         let Some((Step::Each, path)) = self.path.split_first() else { return self.stop_at_composite() };
-        while list.next_element_seed(Walk { path, found: &mut *self.found, lack: &mut *self.lack })?.is_some() {}
+        while list
+            .next_element_seed(Walk { most: self.most, path, found: &mut *self.found, lack: &mut *self.lack })?
+            .is_some()
+        {}
         Ok(())
     }
 

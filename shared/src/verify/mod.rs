@@ -10,8 +10,10 @@
 mod credential;
 mod diagnose;
 mod facts;
+mod fetched;
 mod handshake;
 mod json;
+mod jwt;
 mod place;
 mod provider;
 mod refusal;
@@ -31,8 +33,10 @@ use uuid::Uuid;
 pub use credential::Credentials;
 pub use diagnose::{Diagnosis, Refused, diagnose};
 pub use facts::{FactRules, Facts};
+pub use fetched::{CertificateRule, FetchedKeys, KeyKind, NeededKey, USABLE_MS};
 pub use handshake::{Handshake, Outcome, Reply};
 pub use json::JsonPath;
+pub use jwt::{Absence, BodyHash, JwtAlgorithm, JwtScheme};
 pub use place::{OneOrMany, Place, PlaceError, Places};
 pub use provider::{Evidence, Provider, Providers, ProvidersError, ResolveError};
 pub use refusal::{Part, Refusal};
@@ -100,6 +104,8 @@ pub struct Verified {
     pub timestamp_skew_ms: Option<i64>,
 }
 
+static NOTHING_FETCHED: std::sync::LazyLock<FetchedKeys> = std::sync::LazyLock::new(FetchedKeys::default);
+
 /// A scheme with its secrets prepared. Make it once per source and share it.
 #[derive(Clone)]
 pub struct Verifier {
@@ -111,6 +117,7 @@ pub struct Verifier {
 #[derive(Clone)]
 enum Check {
     Signed { plan: Box<Plan>, keys: Vec<Prepared<signed::Key>> },
+    Jwt { scheme: Box<JwtScheme>, keys: Vec<Prepared<jwt::Key>> },
     Token { places: Vec<Place>, prefix: String, keys: Vec<Prepared<Fingerprint>> },
     Basic { keys: Vec<Prepared<Fingerprint>> },
     Nothing,
@@ -195,6 +202,9 @@ impl Verifier {
                 let keys = prepare(secrets, |text| plan.key(text))?;
                 Check::Signed { plan, keys }
             }
+            CompiledCheck::Jwt(scheme) => {
+                Check::Jwt { scheme, keys: prepare(secrets, |text| Ok(jwt::Key::new(text)))? }
+            }
             CompiledCheck::Token { places, prefix } => {
                 Check::Token { places, prefix, keys: prepare(secrets, fingerprint)? }
             }
@@ -204,17 +214,25 @@ impl Verifier {
         Ok(Self { check, credentials, proof })
     }
 
+    /// Checks one request, without keys that senders publish.
+    ///
+    /// # Errors
+    /// Why the request proves nothing; for schemes with published keys [`Refusal::KeyNotAtHand`].
+    pub fn verify(&self, request: &Received<'_>) -> Result<Verified, Refusal> {
+        self.verify_with(request, &NOTHING_FETCHED)
+    }
+
     /// Checks one request.
     ///
     /// # Errors
-    /// Why the request proves nothing.
-    pub fn verify(&self, request: &Received<'_>) -> Result<Verified, Refusal> {
+    /// Why the request proves nothing; [`Refusal::KeyNotAtHand`] if a key of the sender must be fetched first.
+    pub fn verify_with(&self, request: &Received<'_>, fetched: &FetchedKeys) -> Result<Verified, Refusal> {
         let now = request.received_at;
         let mut timestamp_skew_ms = None;
         let secret = match &self.check {
             Check::Signed { plan, keys } => {
                 any_live(keys, now)?;
-                let signed = plan.read(request)?;
+                let signed = plan.read(request, fetched)?;
                 timestamp_skew_ms = signed.skew_ms();
                 Some(find(
                     keys,
@@ -227,6 +245,13 @@ impl Verifier {
                         labels,
                     },
                 )?)
+            }
+            Check::Jwt { scheme, keys } => {
+                any_live(keys, now)?;
+                let token = scheme.read(request, fetched)?;
+                let id = find(keys, now, |key| token.matches(key), |labels| token.mismatch(labels))?;
+                keys.iter().find(|key| key.id == id).map_or(Ok(()), |key| token.check_under(&key.key))?;
+                Some(id)
             }
             Check::Token { places, prefix, keys } => {
                 any_live(keys, now)?;
@@ -259,6 +284,7 @@ impl fmt::Debug for Verifier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = match &self.check {
             Check::Signed { .. } => "signature",
+            Check::Jwt { .. } => "jwt",
             Check::Token { .. } => "token",
             Check::Basic { .. } => "basic",
             Check::Nothing => "none",

@@ -29,6 +29,8 @@ pub enum Place {
     Query(String),
     /// `form:<name>`, a field of a form-encoded body.
     Form(String),
+    /// `form:<name>#$.a.b`, a member of the JSON in a field of a form-encoded body.
+    FormJson(String, JsonPath),
     /// `headers:<start>`, all request headers whose names begin so, such as `headers:x-signature-` (only for signatures).
     Headers(String),
     /// `kv:<key>`, a pair inside the signature header (only for timestamps).
@@ -47,7 +49,11 @@ impl Place {
             Self::Header(name) => return read_header(request, name, part),
             Self::Query(name) => Box::new(form_values(request.query.unwrap_or_default().as_bytes(), name)),
             Self::Form(name) => Box::new(form_values(request.body, name)),
-            Self::Json(path) => Box::new(self.read_json(path, request, part)?.into_iter().map(Cow::Owned)),
+            Self::Json(path) => Box::new(self.read_json(path, request.body, part)?.into_iter().map(Cow::Owned)),
+            Self::FormJson(name, path) => {
+                let Some(json) = Self::Form(name.clone()).read(request, part)? else { return Ok(None) };
+                Box::new(self.read_json(path, json.as_bytes(), part)?.into_iter().map(Cow::Owned))
+            }
             Self::Headers(_) | Self::Kv(_) | Self::FirstItem => return Ok(None),
         };
         let Some(value) = values.next() else {
@@ -60,8 +66,18 @@ impl Place {
         Ok(Some(value))
     }
 
-    fn read_json(&self, path: &JsonPath, request: &Received<'_>, part: Part) -> Result<Vec<String>, Refusal> {
-        match json::texts(request.body, path) {
+    /// A member of the body, however long; for messages that hold such members whole.
+    pub(super) fn read_unlimited(&self, request: &Received<'_>) -> Result<Option<String>, Refusal> {
+        let Self::Json(path) = self else { return Ok(None) };
+        Ok(self.found(json::texts_up_to(usize::MAX, request.body, path), Part::Signed)?.into_iter().next())
+    }
+
+    fn read_json(&self, path: &JsonPath, json: &[u8], part: Part) -> Result<Vec<String>, Refusal> {
+        self.found(json::texts(json, path), part)
+    }
+
+    fn found(&self, found: Result<Vec<String>, Lack>, part: Part) -> Result<Vec<String>, Refusal> {
+        match found {
             Ok(values) => Ok(values),
             Err(Lack::Absent | Lack::Composite) => Ok(Vec::new()),
             Err(Lack::Repeated) => Err(Refusal::Duplicate { part, place: self.clone() }),
@@ -74,7 +90,7 @@ impl Place {
     /// All values at this place, where each of them counts; a refusal if there is none.
     pub(super) fn require_all<'a>(&self, request: &Received<'a>, part: Part) -> Result<Vec<Cow<'a, str>>, Refusal> {
         let Self::Json(path) = self else { return Ok(vec![self.require(request, part)?]) };
-        let values = self.read_json(path, request, part)?;
+        let values = self.read_json(path, request.body, part)?;
         if values.is_empty() {
             return Err(Refusal::Missing { part, place: self.clone() });
         }
@@ -151,7 +167,13 @@ impl FromStr for Place {
         match kind {
             "header" => plain()?.parse().map(Self::Header).map_err(|_| bad_name()),
             "query" => plain().map(Self::Query),
-            "form" => plain().map(Self::Form),
+            "form" => match plain()?.split_once('#') {
+                Some((field, path)) if !field.is_empty() => path
+                    .parse()
+                    .map(|path| Self::FormJson(field.into(), path))
+                    .map_err(|()| PlaceError::Path(text.into())),
+                _ => plain().map(Self::Form),
+            },
             "kv" => plain().map(Self::Kv),
             "headers" => {
                 plain()?.parse().map(|name: HeaderName| Self::Headers(name.as_str().into())).map_err(|_| bad_name())
@@ -182,6 +204,7 @@ impl From<Place> for String {
             Place::Query(name) => format!("query:{name}"),
             Place::Form(name) => format!("form:{name}"),
             Place::Kv(key) => format!("kv:{key}"),
+            Place::FormJson(name, path) => format!("form:{name}#{path}"),
             Place::Headers(start) => format!("headers:{start}"),
             Place::FirstItem => "item:first".into(),
             Place::Json(path) => path.to_string(),
@@ -197,6 +220,7 @@ impl fmt::Display for Place {
             Self::Query(name) => write!(f, "query parameter `{name}`"),
             Self::Form(name) => write!(f, "form field `{name}`"),
             Self::Kv(key) => write!(f, "`{key}=` in the signature header"),
+            Self::FormJson(name, path) => write!(f, "`{path}` of the form field `{name}`"),
             Self::Headers(start) => write!(f, "header `{start}…`"),
             Self::FirstItem => f.write_str("the first item of the signature header"),
             Self::Json(path) => write!(f, "`{path}` of the body"),

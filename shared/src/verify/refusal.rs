@@ -1,6 +1,7 @@
 //! Why a request was refused, told twice: to the operator with all that helps to act, and to the
 //! sender in words that give nothing away. Neither ever holds a secret or an expected signature.
 
+use super::fetched::NeededKey;
 use super::place::Place;
 use crate::clock::{Millis, rfc3339};
 
@@ -133,6 +134,29 @@ pub enum Refusal {
         /// Where the hash is.
         place: Place,
     },
+    /// A claim of the token is another one.
+    #[error("claim `{claim}` of the token is not {expected}")]
+    OtherClaim {
+        /// The claim.
+        claim: String,
+        /// What it must be, in words.
+        expected: String,
+    },
+    /// The token was signed for another body.
+    #[error("claim `{claim}` of the token is the hash of another body: something on the way changes the body")]
+    OtherBodyClaim {
+        /// The claim.
+        claim: String,
+    },
+    /// A key of the sender must be fetched before the request can be judged.
+    #[error("the sender's key at {} is not at hand{}", _0.url, if _0.known { ": it publishes none with the id in the token" } else { "" })]
+    KeyNotAtHand(Box<NeededKey>),
+    /// The certificate that the request names cannot be used now.
+    #[error("the certificate at {url} is not valid now, or has no key that fits")]
+    CertificateUnusable {
+        /// Its address.
+        url: String,
+    },
     /// No signature matches under any live secret.
     #[error(
         "no signature in {place} matches ({signatures} received, {body_bytes} bytes of body, {} tried: {}); \
@@ -192,7 +216,10 @@ impl Refusal {
             Self::BadTimestamp { .. } => "bad_timestamp",
             Self::TimestampOutOfRange { .. } => "timestamp_out_of_range",
             Self::SignatureMismatch { .. } => "signature_mismatch",
-            Self::OtherBody { .. } => "other_body",
+            Self::OtherBody { .. } | Self::OtherBodyClaim { .. } => "other_body",
+            Self::OtherClaim { .. } => "other_claim",
+            Self::KeyNotAtHand(_) => "unknown_key",
+            Self::CertificateUnusable { .. } => "certificate_unusable",
             Self::WrongToken { .. } => "wrong_token",
             Self::WrongCredentials { .. } => "wrong_credentials",
             Self::NoLiveSecret { .. } => "no_live_secret",
@@ -221,7 +248,11 @@ impl Refusal {
             }
             Self::BadTimestamp { .. } => "timestamp malformed",
             Self::TimestampOutOfRange { .. } => "timestamp out of range",
-            Self::SignatureMismatch { .. } | Self::OtherBody { .. } => "signature mismatch",
+            Self::SignatureMismatch { .. } | Self::OtherBody { .. } | Self::OtherBodyClaim { .. } => {
+                "signature mismatch"
+            }
+            Self::OtherClaim { .. } => "token not for this receiver",
+            Self::KeyNotAtHand(_) | Self::CertificateUnusable { .. } => "signing key unknown",
             Self::WrongToken { .. } | Self::WrongCredentials { .. } => "credentials wrong",
             Self::NoLiveSecret { .. } => "source not ready",
         }

@@ -10,6 +10,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::credential::Credentials;
+use super::fetched::CertificateRule;
+use super::jwt::JwtScheme;
 use super::place::{OneOrMany, Place, Places};
 use super::signed::Plan;
 use super::template::Template;
@@ -29,6 +31,8 @@ pub enum Scheme {
     EcdsaP256(SignedScheme),
     /// A signature by the sender's RSA key, PKCS#1 v1.5 (RFC 8017); the secret is the public key.
     RsaPkcs1(SignedScheme),
+    /// A JSON Web Token, signed by a shared secret or by keys that the sender publishes.
+    Jwt(JwtScheme),
     /// A shared token in a header, query parameter, form field or member of the body.
     Token(TokenScheme),
     /// User and password as in HTTP Basic authentication; the secret is `user:password`.
@@ -54,6 +58,8 @@ pub enum SchemeKind {
     EcdsaP256,
     /// [`Scheme::RsaPkcs1`].
     RsaPkcs1,
+    /// [`Scheme::Jwt`].
+    Jwt,
     /// [`Scheme::Token`].
     Token,
     /// [`Scheme::Basic`].
@@ -72,6 +78,7 @@ impl fmt::Display for SchemeKind {
             Self::Ed25519 => "ed25519",
             Self::EcdsaP256 => "ecdsa_p256",
             Self::RsaPkcs1 => "rsa_pkcs1",
+            Self::Jwt => "jwt",
             Self::Token => "token",
             Self::Basic => "basic",
             Self::ApiKey => "api_key",
@@ -125,7 +132,13 @@ pub struct SignedScheme {
     /// The signed time of sending, if the sender gives one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timestamp: Option<Timestamp>,
-    /// Headers that must have just this value, such as the version of the signature.
+    /// Where the certificate is that has the sender's key; goes with `"key": "certificate"`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<CertificateRule>,
+    /// With a certificate: the place whose value must be one of the source's secrets.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<Place>,
+    /// Places that must have just this value, such as the header with the version of the signature.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub require: BTreeMap<String, String>,
 }
@@ -256,6 +269,8 @@ pub enum KeyDecoding {
     Pem,
     /// A public key as base64 after `whpk_`, which may be left out.
     StripWhpkBase64,
+    /// The key is in a certificate that the request names; the secret says which sender is meant.
+    Certificate,
 }
 
 /// The signed time of sending.
@@ -348,6 +363,7 @@ pub struct Compiled {
 #[derive(Debug, Clone)]
 pub(super) enum CompiledCheck {
     Signed(Box<Plan>),
+    Jwt(Box<JwtScheme>),
     Token { places: Vec<Place>, prefix: String },
     Basic,
     Nothing,
@@ -362,6 +378,7 @@ impl Scheme {
             Self::Ed25519(_) => SchemeKind::Ed25519,
             Self::EcdsaP256(_) => SchemeKind::EcdsaP256,
             Self::RsaPkcs1(_) => SchemeKind::RsaPkcs1,
+            Self::Jwt(_) => SchemeKind::Jwt,
             Self::Token(_) => SchemeKind::Token,
             Self::Basic {} => SchemeKind::Basic,
             Self::ApiKey(_) => SchemeKind::ApiKey,
@@ -373,7 +390,7 @@ impl Scheme {
     pub(super) fn signed(&self) -> Option<&SignedScheme> {
         match self {
             Self::Hmac(s) | Self::Digest(s) | Self::Ed25519(s) | Self::EcdsaP256(s) | Self::RsaPkcs1(s) => Some(s),
-            Self::Token(_) | Self::Basic {} | Self::ApiKey(_) | Self::None {} => None,
+            _ => None,
         }
     }
 
@@ -393,8 +410,13 @@ impl Scheme {
                 let whole = plan.templates.iter().all(Template::covers_body);
                 (CompiledCheck::Signed(Box::new(plan)), if whole { Proof::Signature } else { Proof::Origin })
             }
+            Self::Jwt(token) => {
+                token.check()?;
+                let proof = if token.covers_body() { Proof::Signature } else { Proof::Origin };
+                (CompiledCheck::Jwt(Box::new(token.clone())), proof)
+            }
             Self::Token(token) => {
-                if !matches!(token.place, Place::Form(_) | Place::Json(_)) {
+                if !matches!(token.place, Place::Form(_) | Place::FormJson(..) | Place::Json(_)) {
                     credential_place("place", &token.place)?;
                 }
                 if token.prefix.len() > 64 {
@@ -419,6 +441,8 @@ impl Scheme {
     /// The places whose values are the sender's credentials: masked before storing, never forwarded.
     pub fn credentials(&self) -> Credentials {
         match self {
+            // Whoever has a token that does not cover the body can send anything with it until it ends.
+            Self::Jwt(token) if !token.covers_body() => Credentials::at(std::slice::from_ref(&token.place)),
             Self::Token(token) => Credentials::at(std::slice::from_ref(&token.place)),
             Self::ApiKey(key) => Credentials::at(&key.places.0),
             Self::Basic {} => Credentials::at(&[Place::Header(http::header::AUTHORIZATION)]),
@@ -444,6 +468,8 @@ impl Scheme {
             Self::Ed25519(_) => "Ed25519".into(),
             Self::EcdsaP256(_) => "ECDSA P-256".into(),
             Self::RsaPkcs1(scheme) => format!("RSA {}", scheme.algo.name()),
+            Self::Jwt(token) if token.jwks_url.is_some() => "JWT, published keys".into(),
+            Self::Jwt(_) => "JWT".into(),
             Self::Token(_) => "shared token".into(),
             Self::Basic {} => "Basic authentication".into(),
             Self::ApiKey(_) => "API key".into(),
@@ -458,6 +484,7 @@ impl Scheme {
                 let first = scheme.message.0.first().map(|text| Template::parse(text));
                 first.and_then(Result::ok).map(|template| template.words()).unwrap_or_default()
             }
+            (Self::Jwt(token), _) if token.covers_body() => "the body".into(),
             (Self::None {}, _) => "nothing".into(),
             _ => "who sent it, not what was sent".into(),
         }

@@ -33,6 +33,7 @@ pub(super) enum Token {
 /// Messages that a sender builds by rules of its own; see [`super::signed`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Canonical {
+    AwsSns,
     Braintree,
     Contentful,
     MercadoPago,
@@ -42,7 +43,8 @@ pub(super) enum Canonical {
 }
 
 impl Canonical {
-    const ALL: [(&str, Self); 6] = [
+    const ALL: [(&str, Self); 7] = [
+        ("aws-sns", Self::AwsSns),
         ("braintree", Self::Braintree),
         ("contentful", Self::Contentful),
         ("mercado-pago", Self::MercadoPago),
@@ -53,6 +55,7 @@ impl Canonical {
 
     fn words(self) -> &'static str {
         match self {
+            Self::AwsSns => "the fields of the notification",
             Self::Braintree => "form field bt_payload",
             Self::Contentful => "method, path, the headers it lists, and the body",
             Self::MercadoPago => "data.id of the query, header x-request-id and the time of sending",

@@ -16,6 +16,7 @@ use super::super::template::Canonical;
 /// Builds the message of one of these senders. `time` is the time of sending as it was written.
 pub(super) fn message(sender: Canonical, request: &Received<'_>, time: &str) -> Result<Vec<u8>, Refusal> {
     match sender {
+        Canonical::AwsSns => aws_sns(request),
         Canonical::Braintree => braintree(request),
         Canonical::Contentful => contentful(request),
         Canonical::MercadoPago => mercado_pago(request, time),
@@ -75,6 +76,26 @@ fn twilio(request: &Received<'_>) -> Result<Vec<u8>, Refusal> {
         }
     }
     Ok(message)
+}
+
+/// Name and value of each field below each other, by kind of message (AWS, "Verifying the signatures of Amazon SNS messages").
+fn aws_sns(request: &Received<'_>) -> Result<Vec<u8>, Refusal> {
+    const NOTIFICATION: &[&str] = &["Message", "MessageId", "Subject", "Timestamp", "TopicArn", "Type"];
+    const CONFIRMATION: &[&str] = &["Message", "MessageId", "SubscribeURL", "Timestamp", "Token", "TopicArn", "Type"];
+    let place = |name: &str| format!("$.{name}").parse::<Place>();
+    let read = |name: &str| match place(name) {
+        Ok(place) => place.read_unlimited(request),
+        Err(_) => Ok(None),
+    };
+    let kind = read("Type")?.unwrap_or_default();
+    let names = if kind == "Notification" { NOTIFICATION } else { CONFIRMATION };
+    let mut message = String::new();
+    for name in names {
+        if let Some(value) = read(name)? {
+            message.push_str(&format!("{name}\n{value}\n"));
+        }
+    }
+    Ok(message.into_bytes())
 }
 
 /// The payload, which is base64 and never looks like a challenge: the answer to a challenge would be its signature

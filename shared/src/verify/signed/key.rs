@@ -61,6 +61,14 @@ pub(in super::super) enum Key {
     Secret(Algo, Zeroizing<Vec<u8>>),
     /// The sender's public key.
     Public(ParsedPublicKey),
+    /// Who the sender is, where its key comes in a certificate.
+    Identity(Zeroizing<Vec<u8>>),
+}
+
+/// What a certificate adds to a request: its key, and whom the request says it is from.
+pub(super) struct Certified {
+    pub(super) key: ParsedPublicKey,
+    pub(super) identity: Option<String>,
 }
 
 impl Key {
@@ -71,6 +79,9 @@ impl Key {
             return Err("is empty".into());
         }
         let failed = |_| String::from("cannot be used as a key");
+        if scheme.key == KeyDecoding::Certificate {
+            return Ok(Self::Identity(bytes));
+        }
         Ok(match (kind, scheme.algo) {
             (SchemeKind::Digest, algo) => Self::Secret(algo, bytes),
             (SchemeKind::Ed25519, _) => public(&ED25519, &bytes, "an Ed25519 public key")?,
@@ -99,14 +110,20 @@ impl Key {
             Self::Sha1(state) => run(state, text),
             Self::Sha256(state) => run(state, text),
             Self::Sha512(state) => run(&**state, text),
-            Self::Secret(..) | Self::Public(_) => None,
+            Self::Secret(..) | Self::Public(_) | Self::Identity(_) => None,
         }
     }
 
     /// Whether any of the signatures belongs to the message.
-    pub(super) fn accepts(&self, message: &[Piece<'_>], time: &str, signatures: &[Signature]) -> bool {
+    pub(super) fn accepts(
+        &self,
+        message: &[Piece<'_>],
+        time: &str,
+        signatures: &[Signature],
+        certified: Option<&Certified>,
+    ) -> bool {
         let secret: &[u8] = match self {
-            Self::Secret(_, secret) => secret,
+            Self::Secret(_, secret) | Self::Identity(secret) => secret,
             _ => &[],
         };
         let pieces = || {
@@ -133,13 +150,23 @@ impl Key {
             Self::Secret(Algo::Sha1, _) => hash::<Sha1>(pieces()),
             Self::Secret(Algo::Sha256, _) => hash::<Sha256>(pieces()),
             Self::Secret(Algo::Sha512, _) => hash::<Sha512>(pieces()),
-            Self::Public(key) => {
+            Self::Public(key) => return signed_by(key, &pieces().collect::<Vec<_>>().concat(), signatures),
+            Self::Identity(secret) => {
+                let is_meant = |certified: &&Certified| {
+                    certified.identity.as_ref().is_none_or(|found| found.as_bytes().ct_eq(secret).into())
+                };
                 let message = pieces().collect::<Vec<_>>().concat();
-                return signatures.iter().any(|signature| key.verify_sig(&message, signature.bytes()).is_ok());
+                return certified
+                    .filter(is_meant)
+                    .is_some_and(|certified| signed_by(&certified.key, &message, signatures));
             }
         };
         signatures.iter().any(|signature| expected.bytes().ct_eq(signature.bytes()).into())
     }
+}
+
+fn signed_by(key: &ParsedPublicKey, message: &[u8], signatures: &[Signature]) -> bool {
+    signatures.iter().any(|signature| key.verify_sig(message, signature.bytes()).is_ok())
 }
 
 fn public(algorithm: &'static dyn VerificationAlgorithm, bytes: &[u8], what: &str) -> Result<Key, String> {
@@ -154,7 +181,7 @@ fn decode(key: KeyDecoding, secret: &str) -> Result<Zeroizing<Vec<u8>>, String> 
     };
     let base64 = |text: &str, words: &str| STANDARD.decode(text).map_err(|_| format!("is not {words}"));
     let bytes = match key {
-        KeyDecoding::Utf8 => secret.as_bytes().to_vec(),
+        KeyDecoding::Utf8 | KeyDecoding::Certificate => secret.as_bytes().to_vec(),
         KeyDecoding::Base64 => base64(secret, "base64")?,
         KeyDecoding::StripWhsecBase64 => {
             base64(after_whsec().unwrap_or_else(|text| text), "base64 (after `whsec_`, if that is in front)")?

@@ -16,12 +16,13 @@ use http::HeaderName;
 use percent_encoding::percent_decode_str;
 
 use super::Received;
+use super::fetched::FetchedKeys;
 use super::place::{MAX_VALUE_BYTES, Place};
 use super::refusal::{Part, Refusal};
 use super::scheme::{Encoding, KeyDecoding, Parse, SchemeError, SchemeKind, SignedScheme};
 use super::template::{Template, Token};
 pub(super) use key::Key;
-use key::{Piece, Signature};
+use key::{Certified, Piece, Signature};
 
 /// The most signatures one request may carry.
 const MAX_SIGNATURES: usize = 32;
@@ -37,8 +38,8 @@ const MAX_SIGNATURE_BYTES: usize = 1024;
 pub(super) struct Plan {
     kind: SchemeKind,
     scheme: SignedScheme,
-    /// Headers with the one value they may have.
-    required: Vec<(HeaderName, String)>,
+    /// Places with the one value they may have.
+    required: Vec<(Place, String)>,
     pub(super) templates: Vec<Template>,
 }
 
@@ -53,6 +54,7 @@ struct Candidate<'a> {
 pub(super) struct Signed<'a> {
     messages: Vec<Vec<Piece<'a>>>,
     candidates: Vec<Candidate<'a>>,
+    certified: Option<Certified>,
     /// Where the first signature was found.
     pub(super) place: &'a Place,
 }
@@ -71,7 +73,8 @@ impl Signed<'_> {
     /// Whether any signature belongs to the message under this key.
     pub(super) fn matches(&self, key: &Key) -> bool {
         self.candidates.iter().any(|candidate| {
-            self.messages.iter().any(|message| key.accepts(message, &candidate.time, &candidate.signatures))
+            let certified = self.certified.as_ref();
+            self.messages.iter().any(|message| key.accepts(message, &candidate.time, &candidate.signatures, certified))
         })
     }
 }
@@ -91,11 +94,12 @@ impl Plan {
         if !(1..=MAX_MESSAGES).contains(&templates.len()) {
             return Err(SchemeError::parameter("message", format!("has 1 to {MAX_MESSAGES} forms")));
         }
-        templates.iter().try_for_each(|template| check_message(kind, template))?;
+        let secret_within = kind == SchemeKind::Digest || scheme.key == KeyDecoding::Certificate;
+        templates.iter().try_for_each(|template| check_message(secret_within, template, kind))?;
         time::check(scheme, &templates)?;
-        let required = scheme.require.iter().map(|(name, value)| match name.parse() {
-            Ok(name) => Ok((name, value.clone())),
-            Err(_) => Err(SchemeError::parameter("require", format!("`{name}` is no name of a header"))),
+        let required = scheme.require.iter().map(|(place, value)| {
+            let place = place.parse().map_err(|error: super::PlaceError| error.to_string());
+            place.map(|place| (place, value.clone())).map_err(|why| SchemeError::parameter("require", why))
         });
         Ok(Self { kind, scheme: scheme.clone(), required: required.collect::<Result<_, _>>()?, templates })
     }
@@ -106,12 +110,11 @@ impl Plan {
     }
 
     /// Reads signatures, time and message from a request, and refuses what cannot be right under any key.
-    pub(super) fn read<'a>(&'a self, request: &Received<'a>) -> Result<Signed<'a>, Refusal> {
-        for (name, expected) in &self.required {
-            let place = Place::Header(name.clone());
+    pub(super) fn read<'a>(&'a self, request: &Received<'a>, fetched: &FetchedKeys) -> Result<Signed<'a>, Refusal> {
+        for (place, expected) in &self.required {
             if place.require(request, Part::Signature)? != expected.as_str() {
                 let expected = format!("`{expected}`, the only value this scheme has");
-                return Err(Refusal::BadEncoding { part: Part::Signature, place, expected });
+                return Err(Refusal::BadEncoding { part: Part::Signature, place: place.clone(), expected });
             }
         }
         let (place, groups) = self.groups(request)?;
@@ -129,7 +132,25 @@ impl Plan {
         let time = candidates.first().map_or("", |candidate| &*candidate.time);
         let messages = self.templates.iter().map(|template| pieces(template, request, time));
         let messages = messages.collect::<Result<_, _>>()?;
-        Ok(Signed { messages, candidates, place })
+        let certified = self.certified(request, fetched)?;
+        Ok(Signed { messages, candidates, certified, place })
+    }
+
+    /// The key of the certificate that the request names, where keys come so.
+    fn certified(&self, request: &Received<'_>, fetched: &FetchedKeys) -> Result<Option<Certified>, Refusal> {
+        let Some(rule) = &self.scheme.certificate else { return Ok(None) };
+        let address = rule.place.require(request, Part::Signature)?;
+        if !rule.admits(&address) {
+            let expected =
+                format!("an address at {}, from where alone certificates are taken", rule.hosts.join(" or "));
+            return Err(Refusal::BadEncoding { part: Part::Signature, place: rule.place.clone(), expected });
+        }
+        let identity = match &self.scheme.identity {
+            Some(place) => Some(place.require(request, Part::Signed)?.into_owned()),
+            None => None,
+        };
+        let key = fetched.certified(&address, rule, self.scheme.algo, request.received_at)?;
+        Ok(Some(Certified { key, identity }))
     }
 
     /// The texts that carry signatures, each with the signatures in it; at least one.
@@ -359,7 +380,7 @@ fn check_places(scheme: &SignedScheme) -> Result<(), SchemeError> {
     if let Some(place) = places.iter().find(|place| matches!(place, Place::Kv(_) | Place::FirstItem)) {
         return Err(SchemeError::parameter("signature", format!("a signature is not read from {place}")));
     }
-    let within = |place: &Place| matches!(place, Place::Form(_) | Place::Json(_));
+    let within = |place: &Place| matches!(place, Place::Form(_) | Place::FormJson(..) | Place::Json(_));
     if places.iter().any(within) && scheme.message.0.iter().any(|text| text.contains("{body}")) {
         let reason =
             "is within the body, and so cannot be over the whole of it: say in `message` which parts are signed";
@@ -393,8 +414,20 @@ fn check_key(kind: SchemeKind, scheme: &SignedScheme) -> Result<(), SchemeError>
     let fits = match scheme.key {
         KeyDecoding::Pem | KeyDecoding::StripWhpkBase64 => public,
         KeyDecoding::Hex | KeyDecoding::Base64 => true,
+        KeyDecoding::Certificate => kind == SchemeKind::RsaPkcs1,
         _ => !public,
     };
+    let by_certificate = scheme.key == KeyDecoding::Certificate;
+    if by_certificate != scheme.certificate.is_some() || (scheme.identity.is_some() && !by_certificate) {
+        let reason = "`certificate`, and with it `identity`, go with `\"key\": \"certificate\"`";
+        return Err(SchemeError::parameter("certificate", reason));
+    }
+    let names_secret = scheme.identity.is_some() || scheme.message.0.iter().all(|text| text.contains("{secret}"));
+    if by_certificate && !names_secret {
+        let reason =
+            "is needed: the certificate is shared by many; say where the request names the sender that is meant";
+        return Err(SchemeError::parameter("identity", reason));
+    }
     match (fits, public) {
         (true, _) => Ok(()),
         (false, true) => Err(SchemeError::parameter(
@@ -405,7 +438,7 @@ fn check_key(kind: SchemeKind, scheme: &SignedScheme) -> Result<(), SchemeError>
     }
 }
 
-fn check_message(kind: SchemeKind, template: &Template) -> Result<(), SchemeError> {
+fn check_message(secret_within: bool, template: &Template, kind: SchemeKind) -> Result<(), SchemeError> {
     let bound = |token: &Token| {
         matches!(token, Token::Form(_) | Token::Json(_) | Token::Canonical(_)) || template.covers_body()
     };
@@ -413,7 +446,8 @@ fn check_message(kind: SchemeKind, template: &Template) -> Result<(), SchemeErro
         let reason = "covers nothing of the body: put `{body}` where the sender does";
         return Err(SchemeError::parameter("message", reason));
     }
-    if template.covers(&Token::Secret) != (kind == SchemeKind::Digest) {
+    let has_secret = template.covers(&Token::Secret);
+    if (has_secret && !secret_within) || (!has_secret && kind == SchemeKind::Digest) {
         let reason = "`{secret}` stands in the message of a bare hash (`digest`), and of no other";
         return Err(SchemeError::parameter("message", reason));
     }

@@ -8,7 +8,10 @@ use super::*;
 fn the_embedded_file_is_sound_and_complete() {
     let providers = Providers::embedded().unwrap();
     let generic: Vec<_> = providers.iter().filter(|p| p.generic).map(|p| p.slug.as_str()).collect();
-    assert_eq!(generic, ["hmac", "digest", "ed25519", "ecdsa-p256", "rsa-pkcs1", "token", "basic", "api-key", "none"]);
+    assert_eq!(
+        generic,
+        ["hmac", "digest", "ed25519", "ecdsa-p256", "rsa-pkcs1", "jwt", "token", "basic", "api-key", "none"]
+    );
     for provider in providers.iter() {
         assert_eq!(provider.label_unverified(), provider.slug == "none");
         assert_eq!(provider.needs_secret(), provider.slug != "none");

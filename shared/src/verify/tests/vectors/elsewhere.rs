@@ -90,6 +90,10 @@ pub(super) fn vectors() -> Vec<Vector> {
             sent.query = Some(format!("code={s}"));
             sent
         }),
+        Vector::new("ko-fi", keys, At::Form("data"), |s, _, b| {
+            let data = format!("{{\"verification_token\":\"{s}\",\"data\":{}}}", text(b));
+            Sent::new(&[], form(&[("data", &data)]).as_bytes())
+        }),
         Vector::new("figma", keys, At::Json("passcode"), |s, _, b| {
             Sent::new(&[], format!("{{\"passcode\":\"{s}\",\"data\":{}}}", text(b)).as_bytes())
         }),

@@ -5,7 +5,10 @@
 mod body;
 mod elsewhere;
 mod own_key;
+mod published;
 mod timed;
+
+use std::sync::Arc;
 
 use aws_lc_rs::hmac::{HMAC_SHA1_FOR_LEGACY_USE_ONLY, HMAC_SHA256, HMAC_SHA512};
 
@@ -37,17 +40,19 @@ pub(super) struct Vector {
     pub(super) at: At,
     /// The request with a secret, at a time in Unix milliseconds, that says this.
     pub(super) sign: Sign,
+    /// What the sender publishes.
+    pub(super) fetched: Arc<FetchedKeys>,
 }
 
 impl Vector {
     fn new(slug: &'static str, keys: [&str; 2], at: At, sign: fn(&str, i64, &[u8]) -> Sent) -> Self {
-        Self { slug, key: keys[0].into(), other: keys[1].into(), at, sign: Box::new(sign) }
+        Self { slug, key: keys[0].into(), other: keys[1].into(), at, sign: Box::new(sign), fetched: Arc::default() }
     }
 
     fn of_headers((slug, key, other, sign): InHeaders) -> Self {
         let at = At::Header(sign(key, NOW, BODY)[0].0);
         let sign = move |secret: &str, ms: i64, body: &[u8]| sent(&sign(secret, ms, body), body);
-        Self { slug, key: key.into(), other: other.into(), at, sign: Box::new(sign) }
+        Self { slug, key: key.into(), other: other.into(), at, sign: Box::new(sign), fetched: Arc::default() }
     }
 }
 
@@ -57,6 +62,7 @@ pub(super) fn all() -> Vec<Vector> {
     let mut all: Vec<Vector> = in_headers.map(|vector| Vector::of_headers(*vector)).collect();
     all.extend(elsewhere::vectors());
     all.extend(own_key::vectors());
+    all.extend(published::vectors());
     all
 }
 
@@ -120,7 +126,10 @@ pub(super) fn with_proof(sent: &Sent, at: At, change: impl Fn(&str) -> Option<St
 #[test]
 fn every_sender_is_accepted_as_it_signs_and_refused_in_six_ways() {
     let providers = Providers::embedded().unwrap();
-    for Vector { slug, key, other, at, sign } in all() {
+    for Vector { slug, key, other, at, sign, fetched } in all() {
+        let code = |verifier: &Verifier, sent: &Sent| {
+            verifier.verify_with(&sent.received(), &fetched).map_or_else(|refusal| refusal.code(), |_| "accepted")
+        };
         let provider = providers.get(slug).unwrap_or_else(|| panic!("there is no `{slug}`"));
         for secret in [&key, &other] {
             provider.validate_secret(secret).unwrap_or_else(|error| panic!("{slug}: {error}"));

@@ -9,21 +9,21 @@ use tempfile::TempDir;
 use super::*;
 
 /// A pair of keys, in files.
-struct Pair {
-    private: PathBuf,
-    public_pem: String,
+pub(super) struct Pair {
+    pub(super) private: PathBuf,
+    pub(super) public_pem: String,
     public_der: Vec<u8>,
 }
 
 /// The keys of one test process: two of each kind.
-struct Keys {
-    rsa: [Pair; 2],
+pub(super) struct Keys {
+    pub(super) rsa: [Pair; 2],
     p256: [Pair; 2],
     ed25519: [Pair; 2],
-    dir: TempDir,
+    pub(super) dir: TempDir,
 }
 
-static KEYS: LazyLock<Keys> = LazyLock::new(|| {
+pub(super) static KEYS: LazyLock<Keys> = LazyLock::new(|| {
     let dir = TempDir::new().unwrap();
     let pair = |name: &str, arguments: &[&str]| {
         let private = dir.path().join(name);
@@ -42,14 +42,14 @@ static KEYS: LazyLock<Keys> = LazyLock::new(|| {
     }
 });
 
-fn openssl(arguments: &[&str]) -> Vec<u8> {
+pub(super) fn openssl(arguments: &[&str]) -> Vec<u8> {
     let output = Command::new("openssl").args(arguments).output().expect("openssl is installed");
     assert!(output.status.success(), "openssl {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     output.stdout
 }
 
 /// Signs with the private key of this file; `hash` is an option of `openssl dgst`, none for Ed25519.
-fn sign(private: &Path, hash: Option<&str>, message: &[u8]) -> Vec<u8> {
+pub(super) fn sign(private: &Path, hash: Option<&str>, message: &[u8]) -> Vec<u8> {
     let file = KEYS.dir.path().join(format!("message-{:?}", std::thread::current().id()));
     std::fs::write(&file, message).unwrap();
     let (key, file) = (private.to_str().unwrap(), file.to_str().unwrap());
@@ -76,7 +76,7 @@ fn vector(
         sent(&headers((&|message| sign(&pair.private, hash, message), ms, body)), body)
     };
     let [key, other] = written;
-    Vector { slug, key, other, at, sign: Box::new(sign) }
+    Vector { slug, key, other, at, sign: Box::new(sign), fetched: Arc::default() }
 }
 
 pub(super) fn vectors() -> Vec<Vector> {
@@ -165,7 +165,14 @@ fn paddle_classic(rsa: &'static [Pair; 2]) -> Vector {
         Sent::new(&[], form.as_bytes())
     };
     let [key, other] = [rsa[0].public_pem.clone(), rsa[1].public_pem.clone()];
-    Vector { slug: "paddle-classic", key, other, at: At::Form("p_signature"), sign: Box::new(sign) }
+    Vector {
+        slug: "paddle-classic",
+        key,
+        other,
+        at: At::Form("p_signature"),
+        sign: Box::new(sign),
+        fetched: Arc::default(),
+    }
 }
 
 #[test]
