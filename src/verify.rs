@@ -200,6 +200,8 @@ impl Captured {
             headers: &self.headers,
             body: &self.body,
             received_at,
+            // Whoever has the request as text has what a proxy said as well.
+            proxied: true,
         }
     }
 }

@@ -3,6 +3,7 @@
 //! [`router`] lists every route; [`receive`] is the hot path.
 
 pub mod api;
+mod caller;
 pub mod operations;
 pub mod pages;
 pub mod receive;

@@ -107,6 +107,8 @@ CREATE TABLE source (
     response_body   TEXT,
     -- Its own rule for repeats, as JSON; the provider's unless set.
     repeat_rule     TEXT,
+    -- Address ranges that it takes requests from, separated by spaces; any unless set.
+    allowed_ips     TEXT,
     version         BIGINT NOT NULL,
     created_ms      BIGINT NOT NULL,
     updated_ms      BIGINT NOT NULL

@@ -20,6 +20,7 @@ use senders::{
     a_challenge_is_answered_recorded_and_never_an_event,
     a_secret_that_the_sender_hands_over_is_kept_once_and_never_overwritten, a_sender_that_wants_bare_answers_gets_them,
     published_keys_are_fetched_once_and_a_failed_fetch_proves_nothing,
+    what_a_trusted_proxy_says_of_the_sender_is_believed,
 };
 use serde_json::{Value, json};
 
@@ -427,4 +428,5 @@ on_both! {
     a_secret_that_the_sender_hands_over_is_kept_once_and_never_overwritten
     a_sender_that_wants_bare_answers_gets_them
     published_keys_are_fetched_once_and_a_failed_fetch_proves_nothing
+    what_a_trusted_proxy_says_of_the_sender_is_believed
 }

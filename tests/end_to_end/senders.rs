@@ -241,3 +241,30 @@ pub(crate) async fn published_keys_are_fetched_once_and_a_failed_fetch_proves_no
     assert_eq!(reply.status, 503, "the sender is not to blame, and sends it again: {}", reply.text());
     assert_eq!(broken.events(&account).await, 0);
 }
+
+pub(crate) async fn what_a_trusted_proxy_says_of_the_sender_is_believed(profile: Profile) {
+    let stack = Stack::builder(profile).env("HOOKYARD_TRUSTED_PROXIES", "127.0.0.1/32").start().await.unwrap();
+    let account = stack.account().await.unwrap();
+    let ranges = json!({"name": "g", "provider": "github", "secret": "s", "allowed_ips": ["192.0.2.0/24"]});
+    let door = Door::make(&stack, &account, ranges).await;
+    let signature = format!("sha256={}", hex_signature("s", "{}"));
+    for (from, expected) in [("192.0.2.7", 200), ("198.51.100.1", 403), ("192.0.2.7, 198.51.100.1", 403)] {
+        let reply = door.post(&[("x-hub-signature-256", &signature), ("x-forwarded-for", from)], "{}").await;
+        assert_eq!(reply.status.as_u16(), expected, "{from}: {}", reply.text());
+    }
+    let scheme = json!({"kind": "client_certificate", "place": "header:x-client-dn"});
+    let named = json!({"name": "c", "provider": "client-certificate", "secret": "CN=sender", "scheme": scheme});
+    let door = Door::make(&stack, &account, named).await;
+    for (subject, expected) in [("CN=sender", 200), ("CN=other", 401)] {
+        assert_eq!(door.post(&[("x-client-dn", subject)], "{}").await.status.as_u16(), expected, "{subject}");
+    }
+    // The address that is signed is the one that the proxy was reached by.
+    let scheme = json!({"kind": "hmac", "signature": "header:x-s", "message": "{url}{body}"});
+    let signed = json!({"name": "u", "provider": "hmac", "secret": "s", "scheme": scheme});
+    let door = Door::make(&stack, &account, signed).await;
+    let signature = hex_signature("s", &format!("https://hooks.example.com{}{{}}", door.path));
+    for (host, expected) in [("hooks.example.com", 200), ("evil.example.com", 401)] {
+        let proxied = [("x-s", signature.as_str()), ("x-forwarded-proto", "https"), ("x-forwarded-host", host)];
+        assert_eq!(door.post(&proxied, "{}").await.status.as_u16(), expected, "{host}");
+    }
+}

@@ -22,7 +22,8 @@ use super::error::{ApiError, ApiResult, Problem};
 use super::extract::{ApiJson, IfMatch, Listing, PageQuery, PathId, Principal, etag, present};
 use crate::state::AppState;
 use checks::{
-    check_answer, check_max_body, checked_methods, checked_repeat, most_body_bytes, resolve_scheme, scheme_text,
+    check_answer, check_max_body, checked_methods, checked_ranges, checked_repeat, most_body_bytes, resolve_scheme,
+    scheme_text,
 };
 use secrets::GivenSecret;
 use view::{CreatedSource, SourceView};
@@ -81,6 +82,10 @@ struct NewSource {
     #[serde(default)]
     #[schema(value_type = Option<Object>, example = json!({"policy": "retry", "key": "$.id", "window_s": 3600}))]
     repeat: Option<serde_json::Value>,
+    /// Address ranges of the sender, such as `192.0.2.0/24`: requests from elsewhere are refused, however they are signed.
+    #[serde(default)]
+    #[schema(example = json!(["192.0.2.0/24"]))]
+    allowed_ips: Option<Vec<String>>,
     /// Whether it takes anything; true unless given.
     #[serde(default)]
     enabled: Option<bool>,
@@ -118,6 +123,10 @@ struct SourceChange {
     #[serde(default, deserialize_with = "present")]
     #[schema(value_type = Option<Object>)]
     repeat: Option<Option<serde_json::Value>>,
+    /// Address ranges of the sender; null or an empty list for any.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<Vec<String>>)]
+    allowed_ips: Option<Option<Vec<String>>>,
 }
 
 /// Lists sources, newest first.
@@ -177,6 +186,7 @@ async fn create(
     let max_body_bytes = new.max_body_bytes.unwrap_or(DEFAULT_BODY_BYTES.min(most));
     check_max_body(max_body_bytes, most, &mut errors);
     let repeat_rule = checked_repeat(new.repeat, &mut errors);
+    let allowed_ips = checked_ranges(new.allowed_ips, &mut errors);
     let (Some(provider), Some(scheme)) = (provider, scheme) else { return Err(ApiError::Validation(errors)) };
     let given = secrets::of_request(new.secret, new.secrets, &mut errors);
     let prepared = secrets::prepare(&state, provider, &scheme, given, &mut errors);
@@ -197,6 +207,7 @@ async fn create(
         response_status: status,
         response_body: new.response_body.or_else(|| provider.answer.clone()),
         repeat_rule,
+        allowed_ips,
         version: 1,
         created_ms: now,
         updated_ms: now,
@@ -267,6 +278,9 @@ async fn update(
     check_answer(source.response_status, source.response_body.as_deref(), &mut errors);
     if let Some(repeat) = change.repeat {
         source.repeat_rule = checked_repeat(repeat, &mut errors);
+    }
+    if let Some(ranges) = change.allowed_ips {
+        source.allowed_ips = checked_ranges(ranges, &mut errors);
     }
     if change.scheme.is_some()
         && let Some(scheme) = resolve_scheme(&state, &source.provider, change.scheme, &mut errors)

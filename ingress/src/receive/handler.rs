@@ -1,5 +1,6 @@
 //! One request, from the door to the answer.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -21,6 +22,7 @@ use super::body::{self, BodyError};
 use super::handshake;
 use super::keys::FetchError;
 use super::rejections::Rejection;
+use crate::caller::{Caller, caller};
 use crate::state::AppState;
 
 /// `ANY /in/{source key}[/…]`: verify, make durable, then answer.
@@ -72,14 +74,16 @@ async fn pass(
     body: axum::body::Body,
     path: String,
 ) -> Result<Response, Turned> {
-    let verifier = before_reading(state, source, parts).map_err(|refused| (refused, Bytes::new()))?;
+    let caller = caller(&parts.extensions, &parts.headers, &state.config.trusted_proxies);
+    let verifier = before_reading(state, source, parts, caller).map_err(|refused| (refused, Bytes::new()))?;
     // The source may have been set up under a higher limit of the installation.
     let most = source.max_body_bytes.min(state.config.max_body);
     let read = body::read(body, most, &state.door.bytes).await.map_err(|error| (unread(&error, most), Bytes::new()))?;
     state.door.body_bytes.record(read.bytes.len() as f64);
     let received_ms = state.store.now_ms();
     let body = read.bytes.clone();
-    let received = received(state, parts, &body, received_ms);
+    let origin = origin(state, parts, caller);
+    let received = received(&origin, parts, &body, received_ms, caller);
     let turned = |refused| (refused, read.bytes.clone());
     if let Some(handshake) = handshake::of(source, &received) {
         let verified = match handshake.must_verify() {
@@ -100,10 +104,19 @@ async fn pass(
 }
 
 /// What can be refused without reading the body.
-fn before_reading<'a>(state: &AppState, source: &'a Source, parts: &Parts) -> Result<&'a Verifier, Refused> {
+fn before_reading<'a>(
+    state: &AppState,
+    source: &'a Source,
+    parts: &Parts,
+    caller: Caller,
+) -> Result<&'a Verifier, Refused> {
     if !source.enabled {
         return Err(Refused::new(StatusCode::NOT_FOUND, "source_disabled", "there is no such source")
             .detail("the source is disabled; enable it to receive again"));
+    }
+    if source.allowed_ips.as_ref().is_some_and(|ranges| !ranges.iter().any(|range| range.contains(&caller.address))) {
+        return Err(Refused::new(StatusCode::FORBIDDEN, "address_not_allowed", "not allowed from this address")
+            .detail(format!("{} is in none of the source's `allowed_ips`", caller.address)));
     }
     if !source.methods.contains(&parts.method) && !handshake::may_come_by(source, &parts.method) {
         return Err(Refused::method(&source.methods));
@@ -135,15 +148,35 @@ fn hops(parts: &Parts) -> u32 {
     header.and_then(|value| value.to_str().ok()).and_then(|text| text.parse().ok()).unwrap_or(0)
 }
 
-fn received<'r>(state: &'r AppState, parts: &'r Parts, body: &'r [u8], received_at: Millis) -> Received<'r> {
+/// Scheme and host that senders know us by: as configured, else as a trusted proxy says. Never what a stranger writes.
+fn origin<'s>(state: &'s AppState, parts: &Parts, caller: Caller) -> Cow<'s, str> {
+    let named = |name: &str| parts.headers.get(name).and_then(|value| value.to_str().ok());
+    if state.config.public_url.is_none()
+        && caller.proxied
+        && let (Some(scheme @ ("http" | "https")), Some(host)) = (named("x-forwarded-proto"), named("x-forwarded-host"))
+        && host.parse::<http::uri::Authority>().is_ok()
+    {
+        return format!("{scheme}://{host}").into();
+    }
+    Cow::Borrowed(&state.public_url)
+}
+
+fn received<'r>(
+    origin: &'r str,
+    parts: &'r Parts,
+    body: &'r [u8],
+    received_at: Millis,
+    caller: Caller,
+) -> Received<'r> {
     Received {
         method: parts.method.as_str(),
         path: parts.uri.path(),
         query: parts.uri.query(),
-        origin: &state.public_url,
+        origin,
         headers: &parts.headers,
         body,
         received_at,
+        proxied: caller.proxied,
     }
 }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Method, Uri};
+use ipnet::IpNet;
 use secrecy::{ExposeSecret as _, SecretString};
 
 use crate::clock::Millis;
@@ -44,6 +45,8 @@ pub struct Source {
     pub facts: FactRules,
     /// How long after an event a repeat is taken for one, in milliseconds.
     pub repeat_window_ms: Millis,
+    /// The address ranges that it takes requests from; any if there is none. What is stored and cannot be read lets nobody in.
+    pub allowed_ips: Option<Vec<IpNet>>,
     /// What its sender asks besides sending events.
     pub handshakes: Arc<[Handshake]>,
     /// The secrets that are for handshakes only.
@@ -123,6 +126,10 @@ pub(super) fn source(row: SourceRow, secrets: &[SecretRow], vault: &Vault, provi
         workspace_id: row.workspace_id.into(),
         credentials: scheme.as_ref().map(Scheme::credentials).unwrap_or_default(),
         verifier: scheme.and_then(|scheme| verifier(&scheme, &signing, vault)),
+        allowed_ips: row
+            .allowed_ips
+            .as_deref()
+            .map(|text| text.split(' ').filter_map(|range| range.parse().ok()).collect()),
         handshakes: provider.map(|p| p.handshakes.clone()).unwrap_or_default(),
         handshake_tokens: tokens
             .into_iter()

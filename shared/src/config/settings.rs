@@ -37,7 +37,11 @@ pub const SETTINGS: &[Setting] = &[
     secret("encryption_key", "32 bytes in base64; the embedded profile makes its own"),
     plain("registration", "", "open, invite or closed; open by default on loopback only"),
     plain("egress_allow", "", "private address ranges that destinations may reach, comma separated"),
-    plain("trusted_proxies", "", "address ranges of proxies whose X-Forwarded-For is believed, comma separated"),
+    plain(
+        "trusted_proxies",
+        "",
+        "address ranges of proxies whose X-Forwarded-For, -Proto and -Host are believed, comma separated",
+    ),
     plain("log", "info", "log filter, for example info or hookyard_worker=debug"),
     plain("log_format", "", "text or json; text on a terminal"),
     plain("queue_prefix", "hookyard", "first part of every queue's name on the broker"),

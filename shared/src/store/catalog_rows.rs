@@ -32,6 +32,8 @@ row! {
         response_body: Option<String>,
         /// Its own rule for repeats, as JSON, if it has one.
         repeat_rule: Option<String>,
+        /// The address ranges that it takes requests from, separated by spaces; any unless set.
+        allowed_ips: Option<String>,
     }
 }
 
@@ -109,7 +111,7 @@ impl Store {
             &self.db,
             fetch_all as SourceRow,
             "SELECT source_id, workspace_id, name, source_key, provider, scheme, methods, enabled, max_body_bytes,
-                    response_status, response_body, repeat_rule
+                    response_status, response_body, repeat_rule, allowed_ips
              FROM source WHERE $1 IS NULL OR source_id = $1",
             only.into()
         )
@@ -124,7 +126,7 @@ impl Store {
             &self.db,
             fetch_optional as SourceRow,
             "SELECT source_id, workspace_id, name, source_key, provider, scheme, methods, enabled, max_body_bytes,
-                    response_status, response_body, repeat_rule
+                    response_status, response_body, repeat_rule, allowed_ips
              FROM source WHERE source_key = $1",
             key
         )

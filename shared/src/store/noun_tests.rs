@@ -68,6 +68,7 @@ impl Fixture {
             response_status: 200,
             response_body: Some("ok".into()),
             repeat_rule: None,
+            allowed_ips: None,
             version: 1,
             created_ms: 5,
             updated_ms: 5,

@@ -12,7 +12,7 @@ use crate::{q, row};
 macro_rules! columns {
     () => {
         "source_id, workspace_id, name, source_key, provider, scheme, methods, enabled, max_body_bytes, response_status, \
-         response_body, repeat_rule, version, created_ms, updated_ms"
+         response_body, repeat_rule, allowed_ips, version, created_ms, updated_ms"
     };
 }
 
@@ -44,6 +44,8 @@ row! {
         response_body: Option<String>,
         /// Its own rule for repeats, as JSON, if it has one.
         repeat_rule: Option<String>,
+        /// The address ranges that it takes requests from, separated by spaces; any unless set.
+        allowed_ips: Option<String>,
         /// Counts changes of the source itself.
         version: i64,
         /// When it was made.
@@ -195,8 +197,8 @@ impl Store {
             tx &mut tx,
             execute,
             "INSERT INTO source (source_id, workspace_id, name, source_key, provider, scheme, methods, enabled, max_body_bytes,
-                    response_status, response_body, repeat_rule, version, created_ms, updated_ms)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)",
+                    response_status, response_body, repeat_rule, version, created_ms, updated_ms, allowed_ips)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)",
             source.source_id,
             source.workspace_id,
             &source.name,
@@ -211,7 +213,8 @@ impl Store {
             &source.repeat_rule,
             source.version,
             source.created_ms,
-            source.updated_ms
+            source.updated_ms,
+            &source.allowed_ips
         )?;
         for secret in secrets {
             insert_secret(&mut tx, source.source_id, secret, source.created_ms).await?;
@@ -229,7 +232,7 @@ impl Store {
             tx &mut tx,
             fetch_optional as Source,
             concat!("UPDATE source SET name = $4, scheme = $5, methods = $6, enabled = $7, max_body_bytes = $8, response_status = $9,
-                    response_body = $10, repeat_rule = $12, version = version + 1, updated_ms = $11
+                    response_body = $10, repeat_rule = $12, allowed_ips = $13, version = version + 1, updated_ms = $11
              WHERE workspace_id = $1 AND source_id = $2 AND version = $3 RETURNING ", columns!()),
             source.workspace_id,
             source.source_id,
@@ -242,7 +245,8 @@ impl Store {
             source.response_status,
             &source.response_body,
             self.now_ms(),
-            &source.repeat_rule
+            &source.repeat_rule,
+            &source.allowed_ips
         )?;
         if updated.is_some() {
             self.commit_changes(tx, &[CatalogChange::Source(source.source_id.into())]).await?;

@@ -42,8 +42,8 @@ pub use provider::{Evidence, Provider, Providers, ProvidersError, ResolveError};
 pub use refusal::{Part, Refusal};
 pub use repeat::{RepeatPolicy, RepeatRule, repeat_digest};
 pub use scheme::{
-    Algo, ApiKeyScheme, Compiled, Encoding, KeyDecoding, Messages, Parse, Proof, Scheme, SchemeError, SchemeKind,
-    SignedScheme, TimeUnit, Timestamp, TokenScheme,
+    Algo, ApiKeyScheme, ClientCertificateScheme, Compiled, Encoding, KeyDecoding, Messages, Parse, Proof, Scheme,
+    SchemeError, SchemeKind, SignedScheme, TimeUnit, Timestamp, TokenScheme,
 };
 
 use crate::clock::Millis;
@@ -68,6 +68,8 @@ pub struct Received<'a> {
     pub body: &'a [u8],
     /// When the request arrived.
     pub received_at: Millis,
+    /// Whether a trusted proxy handed it over, so that what the proxy says of the sender's TLS certificate can be believed.
+    pub proxied: bool,
 }
 
 impl Received<'_> {
@@ -119,6 +121,7 @@ enum Check {
     Signed { plan: Box<Plan>, keys: Vec<Prepared<signed::Key>> },
     Jwt { scheme: Box<JwtScheme>, keys: Vec<Prepared<jwt::Key>> },
     Token { places: Vec<Place>, prefix: String, keys: Vec<Prepared<Fingerprint>> },
+    ClientCertificate { place: Place, keys: Vec<Prepared<Fingerprint>> },
     Basic { keys: Vec<Prepared<Fingerprint>> },
     Nothing,
 }
@@ -208,6 +211,9 @@ impl Verifier {
             CompiledCheck::Token { places, prefix } => {
                 Check::Token { places, prefix, keys: prepare(secrets, fingerprint)? }
             }
+            CompiledCheck::ClientCertificate { place } => {
+                Check::ClientCertificate { place, keys: prepare(secrets, fingerprint)? }
+            }
             CompiledCheck::Basic => Check::Basic { keys: prepare(secrets, user_and_password)? },
             CompiledCheck::Nothing => Check::Nothing,
         };
@@ -259,6 +265,15 @@ impl Verifier {
                 let matches = |key: &Fingerprint| tokens.iter().all(|token| key.matches(token));
                 Some(find(keys, now, matches, |labels| Refusal::WrongToken { place, labels })?)
             }
+            Check::ClientCertificate { place, keys } => {
+                any_live(keys, now)?;
+                if !request.proxied {
+                    return Err(Refusal::NotThroughProxy { place: place.clone() });
+                }
+                let found = Fingerprint::of(place.require(request, Part::Credential)?.as_bytes());
+                let wrong = |labels| Refusal::WrongCredentials { place: place.clone(), labels };
+                Some(find(keys, now, |key| key.matches(&found), wrong)?)
+            }
             Check::Basic { keys } => {
                 any_live(keys, now)?;
                 let (place, pair) = credential::read_basic(request)?;
@@ -286,6 +301,7 @@ impl fmt::Debug for Verifier {
             Check::Signed { .. } => "signature",
             Check::Jwt { .. } => "jwt",
             Check::Token { .. } => "token",
+            Check::ClientCertificate { .. } => "client_certificate",
             Check::Basic { .. } => "basic",
             Check::Nothing => "none",
         };

@@ -190,6 +190,15 @@ pub enum Refusal {
         /// The labels of the secrets tried.
         labels: Vec<String>,
     },
+    /// The request did not come through a proxy that is trusted to check certificates.
+    #[error(
+        "the request did not come through a proxy named in HOOKYARD_TRUSTED_PROXIES, so nobody checked the certificate that \
+         {place} should name"
+    )]
+    NotThroughProxy {
+        /// Where the proxy names the certificate.
+        place: Place,
+    },
     /// The source has no secret that could prove anything now.
     #[error("the source has no live secret{}; add one", expired_words(expired))]
     NoLiveSecret {
@@ -222,6 +231,7 @@ impl Refusal {
             Self::CertificateUnusable { .. } => "certificate_unusable",
             Self::WrongToken { .. } => "wrong_token",
             Self::WrongCredentials { .. } => "wrong_credentials",
+            Self::NotThroughProxy { .. } => "not_through_proxy",
             Self::NoLiveSecret { .. } => "no_live_secret",
         }
     }
@@ -254,6 +264,7 @@ impl Refusal {
             Self::OtherClaim { .. } => "token not for this receiver",
             Self::KeyNotAtHand(_) | Self::CertificateUnusable { .. } => "signing key unknown",
             Self::WrongToken { .. } | Self::WrongCredentials { .. } => "credentials wrong",
+            Self::NotThroughProxy { .. } => "credentials missing",
             Self::NoLiveSecret { .. } => "source not ready",
         }
     }

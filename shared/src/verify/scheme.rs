@@ -35,6 +35,9 @@ pub enum Scheme {
     Jwt(JwtScheme),
     /// A shared token in a header, query parameter, form field or member of the body.
     Token(TokenScheme),
+    /// The sender's TLS certificate, checked by a trusted proxy that says in a header whose it is; the secret is that value,
+    /// such as a subject or a fingerprint.
+    ClientCertificate(ClientCertificateScheme),
     /// User and password as in HTTP Basic authentication; the secret is `user:password`.
     Basic {},
     /// A shared key that the sender may put in any one of several places.
@@ -62,6 +65,8 @@ pub enum SchemeKind {
     Jwt,
     /// [`Scheme::Token`].
     Token,
+    /// [`Scheme::ClientCertificate`].
+    ClientCertificate,
     /// [`Scheme::Basic`].
     Basic,
     /// [`Scheme::ApiKey`].
@@ -80,6 +85,7 @@ impl fmt::Display for SchemeKind {
             Self::RsaPkcs1 => "rsa_pkcs1",
             Self::Jwt => "jwt",
             Self::Token => "token",
+            Self::ClientCertificate => "client_certificate",
             Self::Basic => "basic",
             Self::ApiKey => "api_key",
             Self::None => "none",
@@ -324,6 +330,14 @@ pub struct ApiKeyScheme {
     pub places: Places,
 }
 
+/// Parameters of [`Scheme::ClientCertificate`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClientCertificateScheme {
+    /// The header in which the proxy names the certificate. The proxy must remove it from what clients send.
+    pub place: Place,
+}
+
 /// Why a scheme cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -365,6 +379,7 @@ pub(super) enum CompiledCheck {
     Signed(Box<Plan>),
     Jwt(Box<JwtScheme>),
     Token { places: Vec<Place>, prefix: String },
+    ClientCertificate { place: Place },
     Basic,
     Nothing,
 }
@@ -380,6 +395,7 @@ impl Scheme {
             Self::RsaPkcs1(_) => SchemeKind::RsaPkcs1,
             Self::Jwt(_) => SchemeKind::Jwt,
             Self::Token(_) => SchemeKind::Token,
+            Self::ClientCertificate(_) => SchemeKind::ClientCertificate,
             Self::Basic {} => SchemeKind::Basic,
             Self::ApiKey(_) => SchemeKind::ApiKey,
             Self::None {} => SchemeKind::None,
@@ -432,6 +448,13 @@ impl Scheme {
                 key.places.0.iter().try_for_each(|place| credential_place("places", place))?;
                 (CompiledCheck::Token { places: key.places.0.clone(), prefix: String::new() }, Proof::Origin)
             }
+            Self::ClientCertificate(certificate) => {
+                if !matches!(certificate.place, Place::Header(_)) {
+                    let reason = "is the header in which the proxy names the certificate";
+                    return Err(SchemeError::parameter("place", reason));
+                }
+                (CompiledCheck::ClientCertificate { place: certificate.place.clone() }, Proof::Origin)
+            }
             Self::Basic {} => (CompiledCheck::Basic, Proof::Origin),
             Self::None {} => (CompiledCheck::Nothing, Proof::Nothing),
         };
@@ -471,6 +494,7 @@ impl Scheme {
             Self::Jwt(token) if token.jwks_url.is_some() => "JWT, published keys".into(),
             Self::Jwt(_) => "JWT".into(),
             Self::Token(_) => "shared token".into(),
+            Self::ClientCertificate(_) => "client certificate".into(),
             Self::Basic {} => "Basic authentication".into(),
             Self::ApiKey(_) => "API key".into(),
             Self::None {} => "unverified".into(),

@@ -57,6 +57,7 @@ fn judge(
         headers: &headers,
         body: &row.body,
         received_at: row.received_ms,
+        proxied: false,
     };
     match Verifier::new(scheme, secrets.to_vec()).ok()?.verify(&request) {
         Ok(_) => Some(Diagnosis {

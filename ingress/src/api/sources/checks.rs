@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use hookyard_shared::egress::parse_ranges;
 use hookyard_shared::verify::{RepeatRule, Scheme};
 
 use crate::api::change::field;
@@ -12,6 +13,7 @@ const METHODS: [&str; 7] = ["GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "D
 const STATUSES: [i64; 4] = [200, 201, 202, 204];
 const MIN_BODY_BYTES: i64 = 1024;
 const MAX_RESPONSE_BODY: usize = 4096;
+const MAX_RANGES: usize = 100;
 
 pub(super) fn resolve_scheme(
     state: &AppState,
@@ -49,6 +51,28 @@ pub(super) fn checked_repeat(given: Option<serde_json::Value>, errors: &mut Vec<
         serde_json::to_string(&rule).map_err(|error| error.to_string())
     });
     checked.map_err(|reason| errors.push(field("/repeat", reason))).ok()
+}
+
+/// Address ranges, in the form that they are stored in; none for any address.
+pub(super) fn checked_ranges(given: Option<Vec<String>>, errors: &mut Vec<FieldError>) -> Option<String> {
+    let given = given.filter(|ranges| !ranges.is_empty())?;
+    if given.len() > MAX_RANGES {
+        errors.push(field("/allowed_ips", format!("has more than {MAX_RANGES} ranges")));
+        return None;
+    }
+    let ranges: Vec<String> = given
+        .iter()
+        .enumerate()
+        .filter_map(|(i, text)| match parse_ranges(text).as_deref() {
+            Ok([range]) => Some(range.to_string()),
+            _ => {
+                let detail = format!("`{text}` is no address range: write 192.0.2.0/24, 2001:db8::/32 or one address");
+                errors.push(field(format!("/allowed_ips/{i}"), detail));
+                None
+            }
+        })
+        .collect();
+    Some(ranges.join(" "))
 }
 
 pub(super) fn checked_methods(methods: &[String], errors: &mut Vec<FieldError>) -> String {
@@ -100,6 +124,19 @@ mod tests {
         checked_methods(&["POST".into(), "TRACE".into()], &mut errors);
         checked_methods(&[], &mut errors);
         assert_eq!(errors.iter().map(|e| e.pointer.as_str()).collect::<Vec<_>>(), ["/methods/1", "/methods"]);
+    }
+
+    #[test]
+    fn ranges_are_made_uniform_or_named() {
+        let mut errors = Vec::new();
+        let given = |texts: &[&str]| Some(texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>());
+        let stored = checked_ranges(given(&["192.0.2.7", "2001:db8::/32", "10.1.2.3/8"]), &mut errors);
+        assert_eq!(stored.as_deref(), Some("192.0.2.7/32 2001:db8::/32 10.1.2.3/8"));
+        assert_eq!(checked_ranges(given(&[]), &mut errors), None);
+        assert!(errors.is_empty());
+        checked_ranges(given(&["10.0.0.0/8", "10.0.0.0/33", "10.0.0.0/8 11.0.0.0/8", ""]), &mut errors);
+        let named: Vec<_> = errors.iter().map(|error| error.pointer.as_str()).collect();
+        assert_eq!(named, ["/allowed_ips/1", "/allowed_ips/2", "/allowed_ips/3"]);
     }
 
     #[test]

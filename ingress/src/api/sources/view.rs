@@ -50,6 +50,8 @@ pub(super) struct SourceView {
     /// for.
     #[schema(value_type = Option<Object>)]
     repeat: Option<serde_json::Value>,
+    /// The address ranges that it takes requests from; null for any.
+    allowed_ips: Option<Vec<String>>,
     /// Its secrets, without the secrets.
     secrets: Vec<SecretView>,
     /// Counts changes.
@@ -122,6 +124,7 @@ impl SourceView {
             },
             methods: row.methods.split(' ').map(str::to_owned).collect(),
             secrets: secrets.iter().filter(|secret| secret.source_id == row.source_id).map(SecretView::of).collect(),
+            allowed_ips: row.allowed_ips.map(|text| text.split(' ').map(str::to_owned).collect()),
             name: row.name,
             provider: row.provider,
             enabled: row.enabled,

@@ -121,3 +121,18 @@ fn credentials_are_masked_and_nothing_else_changes() {
         assert_eq!(credentials.masked_query("a=1"), "a=1");
     }
 }
+
+#[test]
+fn a_client_certificate_counts_only_if_a_trusted_proxy_names_it() {
+    let verifier = verifier(&scheme(r#"{"kind": "client_certificate", "place": "header:x-client-dn"}"#), "CN=sender");
+    let judge = |headers: &[(&'static str, &str)], proxied| {
+        let sent = Sent::new(headers, BODY);
+        let received = Received { proxied, ..sent.received() };
+        verifier.verify(&received).map_or_else(|refusal| refusal.code(), |_| "accepted")
+    };
+    assert_eq!(judge(&[("x-client-dn", "CN=sender")], true), "accepted");
+    assert_eq!(judge(&[("x-client-dn", "CN=sender")], false), "not_through_proxy");
+    assert_eq!(judge(&[("x-client-dn", "CN=other")], true), "wrong_credentials");
+    assert_eq!(judge(&[], true), "missing_header");
+    assert_eq!(judge(&[("x-client-dn", "CN=sender"), ("x-client-dn", "CN=sender")], true), "duplicate_header");
+}

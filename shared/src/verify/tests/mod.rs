@@ -59,6 +59,7 @@ impl Sent {
             headers: &self.headers,
             body: &self.body,
             received_at: self.at,
+            proxied: false,
         }
     }
 }

@@ -10,7 +10,19 @@ fn the_embedded_file_is_sound_and_complete() {
     let generic: Vec<_> = providers.iter().filter(|p| p.generic).map(|p| p.slug.as_str()).collect();
     assert_eq!(
         generic,
-        ["hmac", "digest", "ed25519", "ecdsa-p256", "rsa-pkcs1", "jwt", "token", "basic", "api-key", "none"]
+        [
+            "hmac",
+            "digest",
+            "ed25519",
+            "ecdsa-p256",
+            "rsa-pkcs1",
+            "jwt",
+            "token",
+            "client-certificate",
+            "basic",
+            "api-key",
+            "none"
+        ]
     );
     for provider in providers.iter() {
         assert_eq!(provider.label_unverified(), provider.slug == "none");
