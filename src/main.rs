@@ -1,9 +1,11 @@
 //! `hookyard`: everything in one process, and the command line.
 
+mod client;
 mod demo;
 mod doctor;
 mod parked;
 mod serve;
+mod trigger;
 mod verify;
 
 use std::io::Write as _;
@@ -65,6 +67,7 @@ enum Command {
         #[command(subcommand)]
         command: parked::Command,
     },
+    Trigger(trigger::Command),
     /// Say offline whether a captured request would be accepted, or what is wrong with it
     Verify(verify::Command),
     /// Ask a running server whether it is ready; for container health checks
@@ -100,6 +103,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
             load().map(|_| say("the configuration can be used")).map_err(Into::into)
         }
         Command::Parked { command } => parked::run(&load()?, command).await,
+        Command::Trigger(command) => trigger::run(&command, &flags).await,
         Command::Verify(command) => verify::run(&command),
         Command::Doctor { json } => doctor::run(load(), json).await,
         Command::Healthcheck { url } => healthcheck(&url).await,
@@ -148,7 +152,7 @@ fn print_config(flags: &[(String, String)]) -> anyhow::Result<()> {
 }
 
 async fn healthcheck(url: &str) -> anyhow::Result<()> {
-    let (status, body) = demo::get(&format!("{}/readyz", url.trim_end_matches('/'))).await?;
+    let (status, body) = client::page(&format!("{}/readyz", url.trim_end_matches('/'))).await?;
     anyhow::ensure!(status == 200, "not ready: {body}");
     say(&body);
     Ok(())

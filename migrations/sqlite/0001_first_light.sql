@@ -296,7 +296,9 @@ CREATE TABLE rejection (
     body_bytes   INTEGER NOT NULL,
     status       INTEGER NOT NULL,
     code         TEXT NOT NULL,
-    detail       TEXT NOT NULL
+    detail       TEXT NOT NULL,
+    -- The event that it became when it was verified again.
+    event_id     BLOB
 ) STRICT;
 CREATE INDEX rejection_of_workspace ON rejection (workspace_id, rejection_id);
 CREATE INDEX rejection_of_source ON rejection (source_id, rejection_id);

@@ -6,6 +6,7 @@
 mod common;
 mod processes;
 mod senders;
+mod trials;
 
 use std::time::Duration;
 
@@ -23,6 +24,10 @@ use senders::{
     what_a_trusted_proxy_says_of_the_sender_is_believed,
 };
 use serde_json::{Value, json};
+use trials::{
+    a_test_event_passes_the_real_door_and_a_spoilt_one_does_not, trigger_sends_a_test_event_from_the_command_line,
+    what_was_refused_is_taken_in_order_once_its_secret_is_right,
+};
 
 /// Posts `body` with the headers that `scheme` gives it, and returns status and answer.
 async fn post(stack: &Stack, relay: &Relay, headers: HeaderMap, body: impl Into<Bytes>) -> (u16, Value) {
@@ -429,4 +434,7 @@ on_both! {
     a_sender_that_wants_bare_answers_gets_them
     published_keys_are_fetched_once_and_a_failed_fetch_proves_nothing
     what_a_trusted_proxy_says_of_the_sender_is_believed
+    a_test_event_passes_the_real_door_and_a_spoilt_one_does_not
+    what_was_refused_is_taken_in_order_once_its_secret_is_right
+    trigger_sends_a_test_event_from_the_command_line
 }

@@ -1,7 +1,9 @@
 //! `/rejections`: refused requests, with the reason and what was kept of them.
 
+mod again;
 mod diagnosis;
 
+pub(crate) use again::{verify_all, verify_one};
 pub(crate) use diagnosis::find as find_diagnosis;
 
 use axum::Json;
@@ -9,7 +11,7 @@ use axum::extract::State;
 use axum::http::Uri;
 use hookyard_shared::auth::Scope;
 use hookyard_shared::clock::rfc3339;
-use hookyard_shared::id::{RejectionId, SourceId};
+use hookyard_shared::id::{EventId, RejectionId, SourceId};
 use hookyard_shared::store::rejections::{RejectionDetail, RejectionSummary};
 use hookyard_shared::verify::Diagnosis;
 use serde::Serialize;
@@ -24,7 +26,7 @@ use crate::state::AppState;
 
 /// The routes of this resource.
 pub fn routes() -> OpenApiRouter<AppState> {
-    OpenApiRouter::new().routes(routes!(list)).routes(routes!(read))
+    OpenApiRouter::new().routes(routes!(list)).routes(routes!(read)).merge(again::routes())
 }
 
 /// A refused request in a list.
@@ -52,6 +54,9 @@ struct RejectionView {
     code: String,
     /// The reason in words.
     detail: String,
+    /// The event that it became when it was verified again.
+    #[schema(value_type = Option<String>)]
+    event_id: Option<EventId>,
 }
 
 /// A refused request with all that was kept of it.
@@ -100,6 +105,7 @@ impl From<RejectionSummary> for RejectionView {
             status: row.status,
             code: row.code,
             detail: row.detail,
+            event_id: row.event_id.map(EventId),
         }
     }
 }
@@ -122,6 +128,7 @@ impl RejectionDetailView {
                 status: row.status,
                 code: row.code,
                 detail: row.detail,
+                event_id: row.event_id.map(EventId),
             },
         }
     }

@@ -3,6 +3,7 @@
 mod checks;
 mod handshakes;
 mod secrets;
+mod trial;
 mod view;
 
 use axum::Json;
@@ -29,7 +30,7 @@ use secrets::GivenSecret;
 use view::{CreatedSource, SourceView};
 
 pub(crate) use secrets::hint as secret_hint;
-pub(crate) use view::{is_verified, source_url, verification};
+pub(crate) use view::{is_superseded, is_verified, source_url, verification};
 
 const DEFAULT_BODY_BYTES: i64 = 10 * 1024 * 1024;
 
@@ -40,6 +41,7 @@ pub fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(read, update, remove))
         .merge(secrets::routes())
         .merge(handshakes::routes())
+        .merge(trial::routes())
 }
 
 /// A new source.

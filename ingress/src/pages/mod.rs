@@ -7,6 +7,7 @@ mod login;
 pub mod overview;
 mod register;
 mod rejections;
+mod source;
 
 use axum::Router;
 
@@ -24,4 +25,5 @@ pub fn router() -> Router<AppState> {
         .merge(events::routes())
         .merge(event::routes())
         .merge(rejections::routes())
+        .merge(source::routes())
 }

@@ -6,7 +6,7 @@ use axum::extract::State;
 use axum::response::Response;
 use axum::routing::get;
 use hookyard_shared::auth::Scope;
-use hookyard_shared::id::{DestinationId, WorkspaceId};
+use hookyard_shared::id::{DestinationId, SourceId, WorkspaceId};
 use hookyard_shared::store::destinations::Destination;
 use hookyard_shared::store::events::{COUNT_LIMIT, EventFilter};
 use hookyard_shared::store::sources::Source;
@@ -59,6 +59,7 @@ struct Count {
 }
 
 struct SourceLine {
+    id: String,
     name: String,
     url: String,
     provider: String,
@@ -170,6 +171,7 @@ async fn build(user: PageUser, state: &AppState) -> ApiResult<OverviewPage> {
         sources: sources
             .into_iter()
             .map(|row| SourceLine {
+                id: SourceId(row.source_id).to_string(),
                 url: source_url(state, &row.source_key),
                 provider: state.providers.get(&row.provider).map_or(row.provider, |provider| provider.name.clone()),
                 verified: is_verified(&row.scheme),

@@ -4,24 +4,28 @@ use askama::Template;
 use axum::Router;
 use axum::extract::State;
 use axum::http::Uri;
-use axum::response::Response;
-use axum::routing::get;
+use axum::response::{IntoResponse as _, Redirect, Response};
+use axum::routing::{get, post};
 use hookyard_shared::auth::Scope;
-use hookyard_shared::id::{RejectionId, SourceId};
+use hookyard_shared::id::{EventId, RejectionId, SourceId};
 use hookyard_shared::store::rejections::RejectionSummary;
 use hookyard_shared::store::sources::Source;
 
 use super::event::body::BodyView;
 use super::events::{Choice, Moment, OFFERED_SOURCES, address, answer, size, source_choices, source_name};
+use super::layout::problem_page;
 use crate::api::error::{ApiError, ApiResult};
 use crate::api::events::{Filters, header_lines};
 use crate::api::extract::{Listing, PageQuery, PageUser, PathId};
-use crate::api::rejections::find_diagnosis;
+use crate::api::rejections::{find_diagnosis, verify_one};
 use crate::state::AppState;
 
 /// The routes of these pages.
 pub(super) fn routes() -> Router<AppState> {
-    Router::new().route("/rejections", get(list)).route("/rejections/{id}", get(one))
+    Router::new()
+        .route("/rejections", get(list))
+        .route("/rejections/{id}", get(one))
+        .route("/rejections/{id}/verify", post(verify))
 }
 
 #[derive(Template)]
@@ -71,6 +75,8 @@ struct RejectionPage {
     code: String,
     detail: String,
     diagnosis: Option<String>,
+    event: Option<String>,
+    unproved: bool,
     size: String,
     headers: Vec<(String, String)>,
     body: BodyView,
@@ -129,10 +135,25 @@ async fn build_one(user: PageUser, state: &AppState, id: ApiResult<PathId<Reject
         code: row.code,
         detail: row.detail,
         diagnosis: diagnosis.map(|found| found.words),
+        event: row.event_id.map(|event| EventId(event).to_string()),
+        unproved: row.status == 401,
         size: size(row.body_bytes),
         headers: header_lines(&row.headers),
         body: BodyView::new(&row.body, row.body_bytes),
     })
+}
+
+async fn verify(user: PageUser, State(state): State<AppState>, id: ApiResult<PathId<RejectionId>>) -> Response {
+    let name = user.name.clone();
+    let event = async {
+        let PathId(id) = id?;
+        user.principal.require(Scope::Write)?;
+        verify_one(&state, user.principal.workspace_id, id).await
+    };
+    match event.await {
+        Ok(event) => Redirect::to(&format!("/events/{event}")).into_response(),
+        Err(error) => problem_page(error, Some(name)),
+    }
 }
 
 #[cfg(test)]
@@ -153,6 +174,8 @@ mod tests {
             code: "signature_mismatch".into(),
             detail: evil.into(),
             diagnosis: Some(evil.into()),
+            event: None,
+            unproved: true,
             size: "1 B".into(),
             headers: vec![("x-a".into(), evil.into())],
             body: BodyView::new(evil.as_bytes(), 25),

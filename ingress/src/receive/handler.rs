@@ -149,7 +149,7 @@ fn hops(parts: &Parts) -> u32 {
 }
 
 /// Scheme and host that senders know us by: as configured, else as a trusted proxy says. Never what a stranger writes.
-fn origin<'s>(state: &'s AppState, parts: &Parts, caller: Caller) -> Cow<'s, str> {
+pub(super) fn origin<'s>(state: &'s AppState, parts: &Parts, caller: Caller) -> Cow<'s, str> {
     let named = |name: &str| parts.headers.get(name).and_then(|value| value.to_str().ok());
     if state.config.public_url.is_none()
         && caller.proxied
@@ -161,7 +161,7 @@ fn origin<'s>(state: &'s AppState, parts: &Parts, caller: Caller) -> Cow<'s, str
     Cow::Borrowed(&state.public_url)
 }
 
-fn received<'r>(
+pub(super) fn received<'r>(
     origin: &'r str,
     parts: &'r Parts,
     body: &'r [u8],
@@ -180,7 +180,11 @@ fn received<'r>(
     }
 }
 
-async fn verify(state: &AppState, verifier: &Verifier, received: &Received<'_>) -> Result<Verified, Refused> {
+pub(super) async fn verify(
+    state: &AppState,
+    verifier: &Verifier,
+    received: &Received<'_>,
+) -> Result<Verified, Refused> {
     let unproved = |refusal: &Refusal| {
         Refused::new(StatusCode::UNAUTHORIZED, refusal.code(), refusal.public_kind()).detail(refusal.to_string())
     };
@@ -206,7 +210,14 @@ async fn verify(state: &AppState, verifier: &Verifier, received: &Received<'_>) 
     })
 }
 
-fn event(source: &Source, parts: &Parts, path: String, body: Bytes, received_ms: Millis, verified: &Verified) -> Event {
+pub(super) fn event(
+    source: &Source,
+    parts: &Parts,
+    path: String,
+    body: Bytes,
+    received_ms: Millis,
+    verified: &Verified,
+) -> Event {
     let facts = source.facts.facts(&parts.headers, &body);
     let (headers, query) = masked(parts, source);
     Event {
@@ -243,7 +254,7 @@ fn masked(parts: &Parts, source: &Source) -> (Vec<u8>, Option<String>) {
     (source.credentials.masked_headers(&parts.headers), query)
 }
 
-async fn publish(state: &AppState, event: Event) -> Result<(), PublishError> {
+pub(super) async fn publish(state: &AppState, event: Event) -> Result<(), PublishError> {
     let message = Message { key: event.source_id.0, payload: event.encode().into() };
     // A guard that tests switch off, to see that the loss is found.
     fail::fail_point!("ingress.answer_before_confirm", |_| {
@@ -263,7 +274,7 @@ async fn publish(state: &AppState, event: Event) -> Result<(), PublishError> {
     outcome
 }
 
-fn undurable(error: &PublishError) -> Refused {
+pub(super) fn undurable(error: &PublishError) -> Refused {
     match error {
         // Sending it again would not help.
         PublishError::TooLarge => Refused::new(StatusCode::PAYLOAD_TOO_LARGE, error.reason(), "the body is too large")

@@ -5,7 +5,7 @@ use uuid::Uuid;
 use super::Store;
 use super::events::COUNT_LIMIT;
 use crate::clock::Millis;
-use crate::id::{RejectionId, SourceId, WorkspaceId};
+use crate::id::{EventId, RejectionId, SourceId, WorkspaceId};
 use crate::{q, row};
 
 row! {
@@ -30,6 +30,8 @@ row! {
         code: String,
         /// The reason in words.
         detail: String,
+        /// The event that it became when it was verified again.
+        event_id: Option<Uuid>,
     }
 }
 
@@ -61,6 +63,8 @@ row! {
         code: String,
         /// The reason in words.
         detail: String,
+        /// The event that it became when it was verified again.
+        event_id: Option<Uuid>,
     }
 }
 
@@ -83,7 +87,7 @@ impl Store {
             Some(source) => q!(
                 &self.db,
                 fetch_all as RejectionSummary,
-                "SELECT rejection_id, source_id, received_ms, method, path, body_bytes, status, code, detail FROM rejection
+                "SELECT rejection_id, source_id, received_ms, method, path, body_bytes, status, code, detail, event_id FROM rejection
                  WHERE source_id = $4 AND workspace_id = $1 AND rejection_id < $2 AND ($3 IS NULL OR code = $3)
                  ORDER BY rejection_id DESC LIMIT $5",
                 workspace.0,
@@ -95,7 +99,7 @@ impl Store {
             None => q!(
                 &self.db,
                 fetch_all as RejectionSummary,
-                "SELECT rejection_id, source_id, received_ms, method, path, body_bytes, status, code, detail FROM rejection
+                "SELECT rejection_id, source_id, received_ms, method, path, body_bytes, status, code, detail, event_id FROM rejection
                  WHERE workspace_id = $1 AND rejection_id < $2 AND ($3 IS NULL OR code = $3)
                  ORDER BY rejection_id DESC LIMIT $4",
                 workspace.0,
@@ -114,11 +118,47 @@ impl Store {
         q!(
             &self.db,
             fetch_optional as RejectionDetail,
-            "SELECT rejection_id, source_id, received_ms, method, path, query, headers, body, body_bytes, status, code, detail
+            "SELECT rejection_id, source_id, received_ms, method, path, query, headers, body, body_bytes, status, code, detail,
+                    event_id
              FROM rejection WHERE workspace_id = $1 AND rejection_id = $2",
             workspace.0,
             id.0
         )
+    }
+
+    /// The requests of a source that proved nothing and are not events yet, after the cursor, oldest first.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn unproved_rejections(
+        &self,
+        workspace: WorkspaceId,
+        source: SourceId,
+        after: Uuid,
+        limit: i64,
+    ) -> sqlx::Result<Vec<RejectionDetail>> {
+        q!(
+            &self.db,
+            fetch_all as RejectionDetail,
+            "SELECT rejection_id, source_id, received_ms, method, path, query, headers, body, body_bytes, status, code, detail,
+                    event_id
+             FROM rejection WHERE source_id = $2 AND workspace_id = $1 AND rejection_id > $3 AND status = 401 AND event_id IS NULL
+             ORDER BY rejection_id LIMIT $4",
+            workspace.0,
+            source.0,
+            after,
+            limit
+        )
+    }
+
+    /// Notes that a refused request became an event after all.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn note_accepted_again(&self, id: RejectionId, event: EventId) -> sqlx::Result<()> {
+        let changed =
+            q!(&self.db, execute, "UPDATE rejection SET event_id = $2 WHERE rejection_id = $1", id.0, event.0);
+        changed.map(|_| ())
     }
 
     /// How many of the workspace's newest refused requests came in since then; at most [`COUNT_LIMIT`].

@@ -106,7 +106,7 @@ pub enum JwtAlgorithm {
 }
 
 impl JwtAlgorithm {
-    fn known(self) -> Algorithm {
+    pub(super) fn known(self) -> Algorithm {
         match self {
             Self::HS256 => Algorithm::HS256,
             Self::HS384 => Algorithm::HS384,
@@ -189,6 +189,35 @@ impl JwtScheme {
         self.body_hash.as_ref().is_some_and(|hash| hash.absent != Absence::Always)
     }
 
+    /// What a token for this request must say.
+    pub(super) fn expected_claims(&self, request: &Received<'_>) -> Map<String, Value> {
+        let mut claims = Map::new();
+        if let Some(issuer) = self.issuer.0.first() {
+            claims.insert("iss".into(), issuer.clone().into());
+        }
+        if let Some(audience) = &self.audience {
+            claims.insert("aud".into(), self.filled(audience, request).into());
+        }
+        for (claim, value) in &self.claims {
+            claims.insert(claim.clone(), self.filled(value, request).into());
+        }
+        if let Some(hash) = &self.body_hash {
+            claims.insert(hash.claim.clone(), written_hash(hash.encoding, request.body).into());
+        }
+        claims
+    }
+
+    /// A value with what stands in braces filled in.
+    fn filled<'t>(&self, text: &'t str, request: &Received<'_>) -> Cow<'t, str> {
+        let hash = |text: String| hex::encode(Sha256::digest(text));
+        match text {
+            "{url}" => request.url().into(),
+            "{url_sha256}" => hash(request.url()).into(),
+            "{request_sha256}" => hash(query_hash_text(request, &self.place)).into(),
+            _ => text.into(),
+        }
+    }
+
     /// Reads the token of a request; with published keys also checks its signature.
     pub(super) fn read<'a>(&'a self, request: &Received<'a>, fetched: &FetchedKeys) -> Result<Token<'a>, Refusal> {
         let (part, place) = (Part::Credential, &self.place);
@@ -269,7 +298,7 @@ impl Token<'_> {
             return Err(other("iss", format!("`{}`", scheme.issuer.0.join("` or `"))));
         }
         if let Some(audience) = &scheme.audience {
-            let audience = self.filled(audience);
+            let audience = scheme.filled(audience, request);
             let fits = match claims.get("aud") {
                 Some(Value::Array(many)) => many.iter().any(|one| one.as_str() == Some(&audience)),
                 one => one.and_then(Value::as_str) == Some(&audience),
@@ -279,7 +308,7 @@ impl Token<'_> {
             }
         }
         for (claim, expected) in &scheme.claims {
-            let expected = self.filled(expected);
+            let expected = scheme.filled(expected, request);
             let fits = match claims.get(claim) {
                 Some(Value::String(text)) => *text == *expected,
                 Some(Value::Bool(truth)) => *expected == *if *truth { "true" } else { "false" },
@@ -292,19 +321,6 @@ impl Token<'_> {
         match &scheme.body_hash {
             Some(hash) => check_body(hash, text(&hash.claim), request.body),
             None => Ok(()),
-        }
-    }
-
-    fn filled<'t>(&self, text: &'t str) -> Cow<'t, str> {
-        if !text.contains('{') {
-            return text.into();
-        }
-        let hash = |text: String| hex::encode(Sha256::digest(text));
-        match text {
-            "{url}" => self.request.url().into(),
-            "{url_sha256}" => hash(self.request.url()).into(),
-            "{request_sha256}" => hash(query_hash_text(&self.request, &self.scheme.place)).into(),
-            _ => text.into(),
         }
     }
 }
@@ -336,7 +352,6 @@ fn check_times(claims: &Map<String, Value>, max_age_s: Option<u32>, now: i64) ->
 }
 
 fn check_body(hash: &BodyHash, found: Option<&str>, body: &[u8]) -> Result<(), Refusal> {
-    let digest = Sha256::digest(body);
     let Some(found) = found else {
         return match hash.absent {
             Absence::Always => Ok(()),
@@ -344,12 +359,22 @@ fn check_body(hash: &BodyHash, found: Option<&str>, body: &[u8]) -> Result<(), R
             _ => Err(Refusal::OtherClaim { claim: hash.claim.clone(), expected: "there".into() }),
         };
     };
+    let expected = written_hash(hash.encoding, body);
     let same = match hash.encoding {
-        Encoding::Hex => found.eq_ignore_ascii_case(&hex::encode(digest)),
-        Encoding::Base64 => found == STANDARD.encode(digest),
-        Encoding::Base64url => found.trim_end_matches('=') == URL_SAFE_NO_PAD.encode(digest),
+        Encoding::Hex => found.eq_ignore_ascii_case(&expected),
+        Encoding::Base64 => found == expected,
+        Encoding::Base64url => found.trim_end_matches('=') == expected,
     };
     if same { Ok(()) } else { Err(Refusal::OtherBodyClaim { claim: hash.claim.clone() }) }
+}
+
+fn written_hash(encoding: Encoding, body: &[u8]) -> String {
+    let digest = Sha256::digest(body);
+    match encoding {
+        Encoding::Hex => hex::encode(digest),
+        Encoding::Base64 => STANDARD.encode(digest),
+        Encoding::Base64url => URL_SAFE_NO_PAD.encode(digest),
+    }
 }
 
 /// What RFC 3986 leaves as it is.

@@ -18,8 +18,10 @@ mod place;
 mod provider;
 mod refusal;
 mod repeat;
+mod samples;
 mod scheme;
 mod signed;
+pub mod simulate;
 mod template;
 #[cfg(test)]
 mod tests;
@@ -41,6 +43,7 @@ pub use place::{OneOrMany, Place, PlaceError, Places};
 pub use provider::{Evidence, Provider, Providers, ProvidersError, ResolveError};
 pub use refusal::{Part, Refusal};
 pub use repeat::{RepeatPolicy, RepeatRule, repeat_digest};
+pub use samples::{Sample, sample, samples_of};
 pub use scheme::{
     Algo, ApiKeyScheme, ClientCertificateScheme, Compiled, Encoding, KeyDecoding, Messages, Parse, Proof, Scheme,
     SchemeError, SchemeKind, SignedScheme, TimeUnit, Timestamp, TokenScheme,

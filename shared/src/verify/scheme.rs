@@ -15,6 +15,7 @@ use super::jwt::JwtScheme;
 use super::place::{OneOrMany, Place, Places};
 use super::signed::Plan;
 use super::template::Template;
+use crate::clock::Millis;
 
 /// How a sender proves itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -470,6 +471,14 @@ impl Scheme {
             Self::ApiKey(key) => Credentials::at(&key.places.0),
             Self::Basic {} => Credentials::at(&[Place::Header(http::header::AUTHORIZATION)]),
             _ => Credentials::at(&[]),
+        }
+    }
+
+    /// How old a request may be, in milliseconds, where the sender signs a time.
+    pub fn oldest_ms(&self) -> Option<Millis> {
+        match self {
+            Self::Jwt(_) => Some(3_600_000),
+            other => other.signed()?.timestamp.as_ref().map(|timestamp| Millis::from(timestamp.tolerance_s) * 1000),
         }
     }
 

@@ -252,6 +252,16 @@ impl Stack {
         Program::run(Kind::Hookyard, args, &borrowed(&self.env), self.dir.path()).await
     }
 
+    /// Like [`Stack::command`], with further variables.
+    pub async fn command_with(
+        &self,
+        args: &[&str],
+        variables: &[(&str, &str)],
+    ) -> anyhow::Result<(std::process::ExitStatus, String)> {
+        let env = [&borrowed(&self.env)[..], variables].concat();
+        Program::run(Kind::Hookyard, args, &env, self.dir.path()).await
+    }
+
     /// The database's address (distributed only).
     pub fn database_url(&self) -> Option<&str> {
         self.database_url.as_deref()

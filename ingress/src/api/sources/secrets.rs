@@ -115,7 +115,11 @@ async fn add(
         return Err(ApiError::NotFound);
     }
     let stored = state.store.source_secrets(workspace, id, id).await?;
-    let view = stored.iter().find(|row| row.secret_id == sealed.id.0).map(SecretView::of).ok_or(ApiError::NotFound)?;
+    let view = stored
+        .iter()
+        .find(|row| row.secret_id == sealed.id.0)
+        .map(|row| SecretView::of(row, &stored, state.store.now_ms()))
+        .ok_or(ApiError::NotFound)?;
     Ok((StatusCode::CREATED, Json(CreatedSecret { view, secret: generated })))
 }
 

@@ -1,8 +1,8 @@
 //! How the API shows a source and its secrets.
 
-use hookyard_shared::clock::rfc3339;
+use hookyard_shared::clock::{Millis, rfc3339};
 use hookyard_shared::id::{SecretId, SourceId};
-use hookyard_shared::store::sources::{Source, SourceSecret};
+use hookyard_shared::store::sources::{SecretPurpose, Source, SourceSecret};
 use hookyard_shared::verify::Scheme;
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -102,6 +102,9 @@ pub(super) struct SecretView {
     purpose: String,
     /// Whether the sender handed it over; then `POST …/reveal` shows it.
     handed_over: bool,
+    /// Whether another secret verified events in the last day and this one did not: the sender has changed over, and this
+    /// one can be removed.
+    superseded: bool,
 }
 
 impl SourceView {
@@ -110,6 +113,7 @@ impl SourceView {
         // What cannot be read any more proves nothing.
         let scheme: Option<Scheme> = serde_json::from_str(&row.scheme).ok();
         let provider = state.providers.get(&row.provider);
+        let now = state.store.now_ms();
         Self {
             id: row.source_id.into(),
             url: source_url(state, &row.source_key),
@@ -123,7 +127,11 @@ impl SourceView {
                 None => provider.and_then(|p| p.repeat.as_ref()).and_then(|rule| serde_json::to_value(rule).ok()),
             },
             methods: row.methods.split(' ').map(str::to_owned).collect(),
-            secrets: secrets.iter().filter(|secret| secret.source_id == row.source_id).map(SecretView::of).collect(),
+            secrets: secrets
+                .iter()
+                .filter(|secret| secret.source_id == row.source_id)
+                .map(|secret| SecretView::of(secret, secrets, now))
+                .collect(),
             allowed_ips: row.allowed_ips.map(|text| text.split(' ').map(str::to_owned).collect()),
             name: row.name,
             provider: row.provider,
@@ -140,7 +148,7 @@ impl SourceView {
 
 impl SecretView {
     /// The view of a stored secret.
-    pub(super) fn of(row: &SourceSecret) -> Self {
+    pub(super) fn of(row: &SourceSecret, all: &[SourceSecret], now: Millis) -> Self {
         Self {
             id: row.secret_id.into(),
             label: row.label.clone(),
@@ -150,8 +158,22 @@ impl SecretView {
             last_used_at: row.last_used_ms.map(rfc3339),
             purpose: row.purpose.clone(),
             handed_over: row.handed_over,
+            superseded: is_superseded(row, all, now),
         }
     }
+}
+
+/// After this time without use a secret counts as left behind.
+const DAY_MS: Millis = 86_400_000;
+
+/// Whether the sender signs with another of its source's secrets and not with this one any more.
+pub(crate) fn is_superseded(row: &SourceSecret, all: &[SourceSecret], now: Millis) -> bool {
+    let used_lately = |secret: &SourceSecret| secret.last_used_ms.is_some_and(|at| at > now - DAY_MS);
+    let other = |secret: &&SourceSecret| secret.source_id == row.source_id && secret.secret_id != row.secret_id;
+    row.purpose == SecretPurpose::Signing.as_str()
+        && row.created_ms < now - DAY_MS
+        && !used_lately(row)
+        && all.iter().filter(other).any(used_lately)
 }
 
 /// Where senders POST to.
@@ -168,4 +190,37 @@ pub(crate) fn verification(scheme: &str) -> String {
 /// Whether a stored scheme proves anything.
 pub(crate) fn is_verified(scheme: &str) -> bool {
     serde_json::from_str::<Scheme>(scheme).is_ok_and(|scheme| scheme.needs_secret())
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    #[test]
+    fn a_secret_is_superseded_once_only_others_were_used_for_a_day() {
+        let secret = |n: u128, created_ms, last_used_ms| SourceSecret {
+            secret_id: Uuid::from_u128(n),
+            source_id: Uuid::nil(),
+            label: String::new(),
+            hint: String::new(),
+            created_ms,
+            not_after_ms: None,
+            last_used_ms,
+            purpose: "signing".into(),
+            handed_over: false,
+        };
+        let now = 10 * DAY_MS;
+        let lately = Some(now - 1);
+        for (old, new, expected) in [
+            (secret(1, 0, Some(DAY_MS)), secret(2, 0, lately), true),
+            (secret(1, 0, None), secret(2, 0, lately), true),
+            (secret(1, 0, lately), secret(2, 0, lately), false),
+            (secret(1, 0, Some(DAY_MS)), secret(2, 0, Some(DAY_MS)), false),
+            (secret(1, now - 1, None), secret(2, 0, lately), false),
+        ] {
+            assert_eq!(is_superseded(&old, &[old.clone(), new.clone()], now), expected, "{old:?} {new:?}");
+        }
+    }
 }

@@ -101,17 +101,17 @@ impl Key {
         })
     }
 
-    /// The signature of a text; none if the key is the sender's public one.
+    /// The signature of a text; none if the key is the sender's public one, or stands within messages.
     pub(in super::super) fn sign(&self, text: &[u8]) -> Option<Vec<u8>> {
-        fn run<M: Mac + Clone>(state: &M, text: &[u8]) -> Option<Vec<u8>> {
-            Some(state.clone().chain_update(text).finalize().into_bytes().to_vec())
-        }
         match self {
-            Self::Sha1(state) => run(state, text),
-            Self::Sha256(state) => run(state, text),
-            Self::Sha512(state) => run(&**state, text),
-            Self::Secret(..) | Self::Public(_) | Self::Identity(_) => None,
+            Self::Secret(..) => None,
+            key => key.sign_pieces(&[Piece::Bytes(Cow::Borrowed(text))], ""),
         }
+    }
+
+    /// The signature of a message; none if the key is the sender's public one.
+    pub(super) fn sign_pieces(&self, message: &[Piece<'_>], time: &str) -> Option<Vec<u8>> {
+        Some(self.expected(message, time)?.bytes().to_vec())
     }
 
     /// Whether any of the signatures belongs to the message.
@@ -122,46 +122,56 @@ impl Key {
         signatures: &[Signature],
         certified: Option<&Certified>,
     ) -> bool {
+        if let Some(expected) = self.expected(message, time) {
+            return signatures.iter().any(|signature| expected.bytes().ct_eq(signature.bytes()).into());
+        }
+        let whole = || self.pieces(message, time).collect::<Vec<_>>().concat();
+        match (self, certified) {
+            (Self::Public(key), _) => signed_by(key, &whole(), signatures),
+            (Self::Identity(secret), Some(certified)) => {
+                let meant = certified.identity.as_ref();
+                meant.is_none_or(|found| found.as_bytes().ct_eq(secret).into())
+                    && signed_by(&certified.key, &whole(), signatures)
+            }
+            _ => false,
+        }
+    }
+
+    /// The pieces of a message, with what depends on the key and on the time.
+    fn pieces<'p>(&'p self, message: &'p [Piece<'_>], time: &'p str) -> impl Iterator<Item = &'p [u8]> {
         let secret: &[u8] = match self {
             Self::Secret(_, secret) | Self::Identity(secret) => secret,
             _ => &[],
         };
-        let pieces = || {
-            message.iter().map(move |piece| match piece {
-                Piece::Bytes(bytes) => &**bytes,
-                Piece::Time => time.as_bytes(),
-                Piece::Secret => secret,
-            })
-        };
-        fn run<M: Mac + Clone>(state: &M, pieces: impl Iterator<Item: AsRef<[u8]>>) -> Signature {
+        message.iter().map(move |piece| match piece {
+            Piece::Bytes(bytes) => &**bytes,
+            Piece::Time => time.as_bytes(),
+            Piece::Secret => secret,
+        })
+    }
+
+    /// The signature that a message should have; none if the key is the sender's public one.
+    fn expected(&self, message: &[Piece<'_>], time: &str) -> Option<Signature> {
+        fn run<'p, M: Mac + Clone>(state: &M, pieces: impl Iterator<Item = &'p [u8]>) -> Signature {
             let mut mac = state.clone();
-            pieces.for_each(|piece| mac.update(piece.as_ref()));
+            pieces.for_each(|piece| mac.update(piece));
             Signature::of(&mac.finalize().into_bytes())
         }
-        fn hash<D: sha2::Digest>(pieces: impl Iterator<Item: AsRef<[u8]>>) -> Signature {
+        fn hash<'p, D: sha2::Digest>(pieces: impl Iterator<Item = &'p [u8]>) -> Signature {
             let mut hash = D::new();
             pieces.for_each(|piece| hash.update(piece));
             Signature::of(&hash.finalize())
         }
-        let expected = match self {
-            Self::Sha1(state) => run(state, pieces()),
-            Self::Sha256(state) => run(state, pieces()),
-            Self::Sha512(state) => run(&**state, pieces()),
-            Self::Secret(Algo::Sha1, _) => hash::<Sha1>(pieces()),
-            Self::Secret(Algo::Sha256, _) => hash::<Sha256>(pieces()),
-            Self::Secret(Algo::Sha512, _) => hash::<Sha512>(pieces()),
-            Self::Public(key) => return signed_by(key, &pieces().collect::<Vec<_>>().concat(), signatures),
-            Self::Identity(secret) => {
-                let is_meant = |certified: &&Certified| {
-                    certified.identity.as_ref().is_none_or(|found| found.as_bytes().ct_eq(secret).into())
-                };
-                let message = pieces().collect::<Vec<_>>().concat();
-                return certified
-                    .filter(is_meant)
-                    .is_some_and(|certified| signed_by(&certified.key, &message, signatures));
-            }
-        };
-        signatures.iter().any(|signature| expected.bytes().ct_eq(signature.bytes()).into())
+        let pieces = self.pieces(message, time);
+        Some(match self {
+            Self::Sha1(state) => run(state, pieces),
+            Self::Sha256(state) => run(state, pieces),
+            Self::Sha512(state) => run(&**state, pieces),
+            Self::Secret(Algo::Sha1, _) => hash::<Sha1>(pieces),
+            Self::Secret(Algo::Sha256, _) => hash::<Sha256>(pieces),
+            Self::Secret(Algo::Sha512, _) => hash::<Sha512>(pieces),
+            Self::Public(_) | Self::Identity(_) => return None,
+        })
     }
 }
 

@@ -109,6 +109,12 @@ impl Plan {
         Key::new(self.kind, &self.scheme, secret)
     }
 
+    /// The signature of a request's message, in its first form; for requests that are made here.
+    pub(super) fn sign(&self, key: &Key, request: &Received<'_>, time: &str) -> Result<Vec<u8>, Refusal> {
+        let pieces = self.templates.first().map(|template| pieces(template, request, time)).transpose()?;
+        Ok(key.sign_pieces(&pieces.unwrap_or_default(), time).unwrap_or_default())
+    }
+
     /// Reads signatures, time and message from a request, and refuses what cannot be right under any key.
     pub(super) fn read<'a>(&'a self, request: &Received<'a>, fetched: &FetchedKeys) -> Result<Signed<'a>, Refusal> {
         for (place, expected) in &self.required {

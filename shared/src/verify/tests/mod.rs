@@ -7,6 +7,7 @@ mod handshake;
 mod hmac;
 mod mutation;
 mod provider;
+mod simulate;
 mod table;
 mod vectors;
 
