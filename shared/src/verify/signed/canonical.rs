@@ -20,7 +20,7 @@ pub(super) fn message(sender: Canonical, request: &Received<'_>, time: &str) -> 
         Canonical::Braintree => braintree(request),
         Canonical::Contentful => contentful(request),
         Canonical::MercadoPago => mercado_pago(request, time),
-        Canonical::PaddleClassic => Ok(paddle_classic(request.body)),
+        Canonical::PaddleClassic => paddle_classic(request.body),
         Canonical::Plivo => plivo(request),
         Canonical::Twilio => twilio(request),
     }
@@ -189,16 +189,23 @@ fn mercado_pago(request: &Received<'_>, time: &str) -> Result<Vec<u8>, Refusal> 
     Ok(message.into_bytes())
 }
 
-/// All fields but the signature, sorted, as PHP's `serialize` writes an array of texts (Paddle Classic,
-/// "Verifying webhooks").
-fn paddle_classic(form: &[u8]) -> Vec<u8> {
-    let fields: BTreeMap<_, _> = url::form_urlencoded::parse(form).filter(|(name, _)| name != "p_signature").collect();
+/// All fields but the signature, sorted, as PHP's `serialize` writes an array of texts (Paddle Classic, "Verifying
+/// webhooks"). PHP keeps the last of several fields of one name; a receiver that takes the first would read what is not
+/// signed, so such a form is refused.
+fn paddle_classic(form: &[u8]) -> Result<Vec<u8>, Refusal> {
+    let mut fields = BTreeMap::new();
+    for (name, value) in url::form_urlencoded::parse(form).filter(|(name, _)| name != "p_signature") {
+        if let Some((name, _)) = fields.remove_entry(&name) {
+            return Err(Refusal::Duplicate { part: Part::Signed, place: Place::Form(Cow::into_owned(name)) });
+        }
+        fields.insert(name, value);
+    }
     let mut message = format!("a:{}:{{", fields.len());
     for (name, value) in &fields {
         message.push_str(&format!("s:{}:\"{name}\";s:{}:\"{value}\";", name.len(), value.len()));
     }
     message.push('}');
-    message.into_bytes()
+    Ok(message.into_bytes())
 }
 
 /// The address, the sorted query, the sorted fields of a form and the nonce (Plivo's libraries, signature V3).

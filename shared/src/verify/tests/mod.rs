@@ -1,6 +1,7 @@
 //! Tests of verification, with a signer of their own that shares no code with what it tests.
 
 mod credential;
+mod damage;
 mod diagnose;
 mod facts;
 mod handshake;
