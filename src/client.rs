@@ -78,7 +78,7 @@ impl Api {
 
     pub(crate) async fn post(&self, path: &str, body: &Value) -> anyhow::Result<Value> {
         let (status, _, answer) = self.call(Method::POST, path, Some(body)).await?;
-        anyhow::ensure!((200..300).contains(&status), "{path} answered {status}: {answer}");
+        anyhow::ensure!((200..300).contains(&status), "{path} answered {status}: {}", detail(&answer));
         Ok(serde_json::from_str(&answer)?)
     }
 
@@ -128,6 +128,12 @@ impl Api {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }
+}
+
+/// What a problem (RFC 9457) says, or the answer as it is.
+fn detail(answer: &str) -> String {
+    let problem: Option<Value> = serde_json::from_str(answer).ok();
+    problem.as_ref().and_then(|problem| problem["detail"].as_str()).unwrap_or(answer).to_owned()
 }
 
 /// The key of `HOOKYARD_API_KEY`, or of the file that `HOOKYARD_API_KEY_FILE` names.

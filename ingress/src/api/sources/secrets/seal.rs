@@ -163,7 +163,8 @@ pub(super) fn seal(
     if let Err(reason) = checked {
         errors.push(field(&pointer, reason));
     }
-    let label = given.label.as_deref().map_or("default", str::trim);
+    let unnamed = if given.purpose == Purpose::Signing { "default" } else { "for handshakes" };
+    let label = given.label.as_deref().map_or(unnamed, str::trim);
     if label.is_empty() || label.chars().count() > MAX_LABEL || label.contains(char::is_control) {
         errors.push(field(beside("label"), format!("a label has 1 to {MAX_LABEL} characters, and no line breaks")));
     }
