@@ -141,6 +141,9 @@ CREATE TABLE destination (
     concurrency        BIGINT NOT NULL,
     timeout_ms         BIGINT NOT NULL,
     signing_secret     BYTEA NOT NULL,
+    -- The secret before, which signs beside the current one until then.
+    previous_secret    BYTEA,
+    previous_until_ms  BIGINT,
     inspector_status   BIGINT NOT NULL,
     inspector_delay_ms BIGINT NOT NULL,
     version            BIGINT NOT NULL,

@@ -135,6 +135,9 @@ CREATE TABLE destination (
     concurrency        INTEGER NOT NULL,
     timeout_ms         INTEGER NOT NULL,
     signing_secret     BLOB NOT NULL,
+    -- The secret before, which signs beside the current one until then.
+    previous_secret    BLOB,
+    previous_until_ms  INTEGER,
     inspector_status   INTEGER NOT NULL,
     inspector_delay_ms INTEGER NOT NULL,
     version            INTEGER NOT NULL,

@@ -25,6 +25,7 @@ use senders::{
 };
 use serde_json::{Value, json};
 use trials::{
+    a_rotated_secret_signs_beside_the_old_one_until_the_overlap_ends,
     a_test_event_passes_the_real_door_and_a_spoilt_one_does_not, trigger_sends_a_test_event_from_the_command_line,
     what_was_refused_is_taken_in_order_once_its_secret_is_right,
 };
@@ -437,4 +438,5 @@ on_both! {
     a_test_event_passes_the_real_door_and_a_spoilt_one_does_not
     what_was_refused_is_taken_in_order_once_its_secret_is_right
     trigger_sends_a_test_event_from_the_command_line
+    a_rotated_secret_signs_beside_the_old_one_until_the_overlap_ends
 }

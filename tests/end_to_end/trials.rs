@@ -119,3 +119,38 @@ pub(crate) async fn trigger_sends_a_test_event_from_the_command_line(profile: Pr
     let (status, output) = trigger(&["shopify", "--stale"]).await;
     assert!(!status.success() && output.contains("signs no time"), "{output}");
 }
+
+pub(crate) async fn a_rotated_secret_signs_beside_the_old_one_until_the_overlap_ends(profile: Profile) {
+    let stack = Stack::start(profile).await.unwrap();
+    let sink = Sink::start().await.unwrap();
+    let account = stack.account().await.unwrap();
+    let relay = connect(&account, Scheme::Github, &sink.url("/old"), settings()).await;
+    let old = relay.destination["signing_secret"].as_str().unwrap().to_owned();
+    let sender = Sender::new(&relay.source.url, Scheme::Github, &relay.source.secret);
+    let destination = format!("/api/v1/destinations/{}", relay.destination_id());
+    let rotate = async |overlap_s: i64| {
+        let path = format!("{destination}/rotate-secret");
+        let rotated = account.http.post(&path, &json!({"overlap_s": overlap_s})).await.unwrap().ok().unwrap();
+        settle().await;
+        rotated["signing_secret"].as_str().unwrap().to_owned()
+    };
+    let last = async |secret: &str, count: usize| {
+        sink.verify("/old", secret);
+        sender.send(1).await;
+        sink.wait_for("/old", count, SOON).await.unwrap();
+        sink.received("/old").last().unwrap().signature
+    };
+    let new = rotate(3600).await;
+    assert_ne!(old, new);
+    let shown = account.http.get(&destination).await.unwrap().ok().unwrap();
+    assert!(shown["previous_secret_until"].is_string());
+    assert_eq!(last(&old, 1).await, Some(true), "the old one signs still");
+    assert_eq!(last(&new, 2).await, Some(true), "and the new one as well");
+    let newest = rotate(0).await;
+    assert_eq!(last(&new, 3).await, Some(false), "without an overlap the one before ends at once");
+    assert_eq!(last(&old, 4).await, Some(false), "and so does the one before that");
+    assert_eq!(last(&newest, 5).await, Some(true));
+    let long =
+        account.http.post(&format!("{destination}/rotate-secret"), &json!({"overlap_s": 604_801})).await.unwrap();
+    assert_eq!(long.status, 422);
+}

@@ -1,5 +1,6 @@
 //! `/destinations`: where events are relayed to.
 
+mod rotate;
 mod view;
 
 use std::time::Duration;
@@ -43,6 +44,7 @@ pub fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(read, update, remove))
         .routes(routes!(enable))
         .routes(routes!(inspections))
+        .merge(rotate::routes())
 }
 
 /// What receives.
@@ -174,6 +176,8 @@ async fn create(
         concurrency: new.concurrency.unwrap_or(16),
         timeout_ms: new.timeout_ms.unwrap_or(30_000),
         signing_secret: state.vault.seal(id.0, secret.expose_secret()),
+        previous_secret: None,
+        previous_until_ms: None,
         inspector_status: 200,
         inspector_delay_ms: 0,
         version: 1,

@@ -88,8 +88,20 @@ pub struct Destination {
     pub concurrency: i64,
     /// How long an attempt may take.
     pub timeout: Duration,
-    /// What outgoing requests are signed with.
-    pub signing: Vec<SigningSecret>,
+    /// What outgoing requests are signed with: the current secret, and behind it the one before.
+    signing: Vec<SigningSecret>,
+    /// Until when the one before signs as well.
+    previous_until: Option<Millis>,
+}
+
+impl Destination {
+    /// What a request that goes out now is signed with.
+    pub fn signing_at(&self, now: Millis) -> &[SigningSecret] {
+        match self.previous_until {
+            Some(end) if now < end => &self.signing,
+            _ => &self.signing[..self.signing.len().min(1)],
+        }
+    }
 }
 
 /// A subscription with its current rules.
@@ -166,14 +178,15 @@ fn verifier(scheme: &Scheme, secrets: &[&SecretRow], vault: &Vault) -> Result<Ve
 }
 
 pub(super) fn destination(row: DestinationRow, vault: &Vault) -> Destination {
-    let signing = vault
-        .open(row.destination_id, &row.signing_secret)
-        .map_err(|error| error.to_string())
-        .and_then(|secret| SigningSecret::parse(secret.expose_secret()).map_err(|error| error.to_string()));
-    let (signing, broken) = match signing {
+    let opened = |sealed: &[u8]| {
+        let secret = vault.open(row.destination_id, sealed).map_err(|error| error.to_string())?;
+        SigningSecret::parse(secret.expose_secret()).map_err(|error| error.to_string())
+    };
+    let (mut signing, broken) = match opened(&row.signing_secret) {
         Ok(secret) => (vec![secret], None),
         Err(error) => (vec![], Some(error)),
     };
+    signing.extend(row.previous_secret.as_deref().filter(|_| broken.is_none()).and_then(|sealed| opened(sealed).ok()));
     Destination {
         id: row.destination_id.into(),
         workspace_id: row.workspace_id.into(),
@@ -182,6 +195,7 @@ pub(super) fn destination(row: DestinationRow, vault: &Vault) -> Destination {
         concurrency: row.concurrency,
         timeout: Duration::from_millis(row.timeout_ms.max(1).unsigned_abs()),
         signing,
+        previous_until: row.previous_until_ms,
     }
 }
 

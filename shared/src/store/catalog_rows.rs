@@ -74,6 +74,10 @@ row! {
         timeout_ms: i64,
         /// Sealed by the vault.
         signing_secret: Vec<u8>,
+        /// The secret before, sealed, which signs beside the current one for a while.
+        previous_secret: Option<Vec<u8>>,
+        /// Until when.
+        previous_until_ms: Option<i64>,
         /// What an inspector answers.
         inspector_status: i64,
         /// After how long.
@@ -155,7 +159,7 @@ impl Store {
             &self.db,
             fetch_all as DestinationRow,
             "SELECT destination_id, workspace_id, kind, url, enabled, concurrency, timeout_ms, signing_secret,
-                    inspector_status, inspector_delay_ms
+                    previous_secret, previous_until_ms, inspector_status, inspector_delay_ms
              FROM destination WHERE $1 IS NULL OR destination_id = $1",
             only.into()
         )

@@ -4,6 +4,7 @@ use uuid::Uuid;
 
 use super::deliveries::{cancel_rest, cancel_waiting, remember_removed};
 use super::{CatalogChange, Store};
+use crate::clock::Millis;
 use crate::id::{DestinationId, WorkspaceId};
 use crate::{q, row};
 
@@ -13,8 +14,8 @@ const RELEASE_BATCH: i64 = 1_000;
 /// The columns of a row, named: a later migration may add some while this program runs.
 macro_rules! columns {
     () => {
-        "destination_id, workspace_id, name, kind, url, enabled, concurrency, timeout_ms, signing_secret, inspector_status, \
-         inspector_delay_ms, version, created_ms, updated_ms"
+        "destination_id, workspace_id, name, kind, url, enabled, concurrency, timeout_ms, signing_secret, previous_secret, \
+         previous_until_ms, inspector_status, inspector_delay_ms, version, created_ms, updated_ms"
     };
 }
 
@@ -40,6 +41,10 @@ row! {
         timeout_ms: i64,
         /// Sealed by the vault.
         signing_secret: Vec<u8>,
+        /// The secret before, sealed, which signs beside the current one for a while.
+        previous_secret: Option<Vec<u8>>,
+        /// Until when.
+        previous_until_ms: Option<i64>,
         /// What an inspector answers.
         inspector_status: i64,
         /// After how long.
@@ -149,6 +154,37 @@ impl Store {
         )?;
         if updated.is_some() {
             self.commit_changes(tx, &[CatalogChange::Destination(changed.destination_id.into())]).await?;
+        }
+        Ok(updated)
+    }
+
+    /// Gives a destination another signing secret; the one until now signs beside it until `previous_until`. Nothing if it
+    /// was changed since it was read at `read.version`.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn rotate_signing_secret(
+        &self,
+        read: &Destination,
+        sealed: &[u8],
+        previous_until: Millis,
+    ) -> sqlx::Result<Option<Destination>> {
+        let mut tx = self.db.begin().await?;
+        let updated = q!(
+            tx &mut tx,
+            fetch_optional as Destination,
+            concat!("UPDATE destination SET previous_secret = signing_secret, previous_until_ms = $4, signing_secret = $5,
+                    version = version + 1, updated_ms = $6
+             WHERE workspace_id = $1 AND destination_id = $2 AND version = $3 RETURNING ", columns!()),
+            read.workspace_id,
+            read.destination_id,
+            read.version,
+            previous_until,
+            sealed,
+            self.now_ms()
+        )?;
+        if updated.is_some() {
+            self.commit_changes(tx, &[CatalogChange::Destination(read.destination_id.into())]).await?;
         }
         Ok(updated)
     }

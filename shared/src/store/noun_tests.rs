@@ -88,6 +88,8 @@ impl Fixture {
             concurrency: 4,
             timeout_ms: 30_000,
             signing_secret: vec![1, 2, 3],
+            previous_secret: None,
+            previous_until_ms: None,
             inspector_status: 200,
             inspector_delay_ms: 0,
             version: 1,

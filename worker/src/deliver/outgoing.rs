@@ -67,7 +67,7 @@ pub(super) fn outgoing_headers(
     let mut sent = pass_on(&original);
     let id = webhook_id(webhook);
     let timestamp = now / 1000;
-    let signature = signing::sign(&destination.signing, &id, timestamp, &event.body);
+    let signature = signing::sign(destination.signing_at(now), &id, timestamp, &event.body);
     let mut set = |name: &'static str, value: String| {
         // Ids, numbers and base64 are always header values.
         if let Ok(value) = HeaderValue::try_from(value) {

@@ -30,6 +30,9 @@ pub(super) struct DestinationView {
     timeout_ms: i64,
     /// What an inspector answers; null for other kinds.
     inspector: Option<InspectorView>,
+    /// Until when the signing secret before the current one signs as well; null if there is none.
+    #[schema(format = DateTime)]
+    previous_secret_until: Option<String>,
     /// Counts changes.
     version: i64,
     /// When it was made.
@@ -60,6 +63,16 @@ pub(super) struct CreatedDestination {
     /// What may keep deliveries from arriving, though the destination was made.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) warning: Option<String>,
+}
+
+/// A destination with another signing secret.
+#[derive(Serialize, ToSchema)]
+pub(super) struct RotatedDestination {
+    #[serde(flatten)]
+    pub(super) destination: DestinationView,
+    /// The new secret. It is shown this once.
+    #[schema(example = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")]
+    pub(super) signing_secret: String,
 }
 
 /// A destination that was just enabled.
@@ -105,6 +118,7 @@ impl From<Destination> for DestinationView {
             enabled: row.enabled,
             concurrency: row.concurrency,
             timeout_ms: row.timeout_ms,
+            previous_secret_until: row.previous_until_ms.map(rfc3339),
             version: row.version,
             created_at: rfc3339(row.created_ms),
             updated_at: rfc3339(row.updated_ms),
