@@ -7,6 +7,8 @@ use std::str::FromStr;
 use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
+use serde_json::value::RawValue;
+
 use super::place::{MAX_NAME_BYTES, MAX_VALUE_BYTES};
 
 /// The most steps of a path.
@@ -92,6 +94,65 @@ pub(super) enum Lack {
 /// the whole absent, so that a check of every element cannot pass one over.
 pub(super) fn texts(body: &[u8], path: &JsonPath) -> Result<Vec<String>, Lack> {
     texts_up_to(MAX_VALUE_BYTES, body, path)
+}
+
+/// The values at a path, whatever they are, as they are written.
+pub(super) fn values(body: &[u8], path: &JsonPath) -> Result<Vec<Box<RawValue>>, Lack> {
+    /// What is left of a body along a path.
+    fn follow<'v>(at: &'v RawValue, path: &[Step], found: &mut Vec<&'v RawValue>) -> Result<(), Lack> {
+        match path.split_first() {
+            None => found.push(at),
+            Some((Step::Member(name), rest)) => {
+                let members: Vec<(String, &RawValue)> = Members::read(at.get()).ok_or(Lack::Absent)?;
+                let mut named = members.iter().filter(|(key, _)| key == name);
+                let (_, next) = named.next().ok_or(Lack::Absent)?;
+                if named.next().is_some() {
+                    return Err(Lack::Repeated);
+                }
+                follow(next, rest, found)?;
+            }
+            Some((Step::Each, rest)) => {
+                let elements: Vec<&RawValue> = serde_json::from_str(at.get()).map_err(|_| Lack::Absent)?;
+                elements.into_iter().take(MAX_VALUES).try_for_each(|element| follow(element, rest, found))?;
+            }
+        }
+        Ok(())
+    }
+    let whole: &RawValue = serde_json::from_slice(body).map_err(|_| Lack::Malformed)?;
+    let mut found = Vec::new();
+    follow(whole, &path.0, &mut found)?;
+    Ok(found.into_iter().map(ToOwned::to_owned).collect())
+}
+
+/// The members of an object in order, repeated ones included.
+struct Members<'v>(Vec<(String, &'v RawValue)>);
+
+impl<'v> Members<'v> {
+    fn read(text: &'v str) -> Option<Vec<(String, &'v RawValue)>> {
+        serde_json::from_str::<Self>(text).ok().map(|members| members.0)
+    }
+}
+
+impl<'de: 'v, 'v> Deserialize<'de> for Members<'v> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Reading<'v>(std::marker::PhantomData<&'v ()>);
+        impl<'de: 'v, 'v> Visitor<'de> for Reading<'v> {
+            type Value = Members<'v>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members<'v>, A::Error> {
+                let mut members = Vec::new();
+                while let Some(member) = map.next_entry()? {
+                    members.push(member);
+                }
+                Ok(Members(members))
+            }
+        }
+        deserializer.deserialize_map(Reading(std::marker::PhantomData))
+    }
 }
 
 /// Like [`texts`], with texts of up to `most` bytes.

@@ -241,19 +241,29 @@ impl Verifier {
         let secret = match &self.check {
             Check::Signed { plan, keys } => {
                 any_live(keys, now)?;
-                let signed = plan.read(request, fetched)?;
-                timestamp_skew_ms = signed.skew_ms();
-                Some(find(
-                    keys,
-                    now,
-                    |key| signed.matches(key),
-                    |labels| Refusal::SignatureMismatch {
-                        place: signed.place.clone(),
-                        signatures: signed.count(),
-                        body_bytes: request.body.len(),
-                        labels,
-                    },
-                )?)
+                let mismatch = |signed: &signed::Signed<'_>, labels| Refusal::SignatureMismatch {
+                    place: signed.place.clone(),
+                    signatures: signed.count(),
+                    body_bytes: request.body.len(),
+                    labels,
+                };
+                match &plan.each {
+                    None => {
+                        let signed = plan.read(request, fetched)?;
+                        timestamp_skew_ms = signed.skew_ms();
+                        let matches = |key: &signed::Key| signed.matches(key);
+                        Some(find(keys, now, matches, |labels| mismatch(&signed, labels))?)
+                    }
+                    Some(path) => {
+                        let bodies = plan.parts(path, request)?;
+                        let parts: Vec<_> =
+                            bodies.iter().map(|body| Received { body: body.get().as_bytes(), ..*request }).collect();
+                        let signed: Vec<_> =
+                            parts.iter().map(|part| plan.read(part, fetched)).collect::<Result<_, _>>()?;
+                        let matches = |key: &signed::Key| signed.iter().all(|part| part.matches(key));
+                        Some(find(keys, now, matches, |labels| mismatch(&signed[0], labels))?)
+                    }
+                }
             }
             Check::Jwt { scheme, keys } => {
                 any_live(keys, now)?;

@@ -132,13 +132,17 @@ pub struct SignedScheme {
     #[serde(default)]
     pub key: KeyDecoding,
     /// What is signed: literals and `{body}`, `{ts}`, `{h:name}`, `{form:name}`, `{form_sorted}`, `{query:name}`,
-    /// `{json:$.path}`, `{method}`, `{url}`, `{url_decoded}`, `{path}`, `{crc32}`, `{secret}`. Of several forms any one
+    /// `{json:$.path}`, `{json?:$.path}` (empty if absent), `{method}`, `{url}`, `{url_decoded}`, `{path}`, `{crc32}`, `{secret}`. Of several forms any one
     /// may match.
     #[serde(default = "whole_body")]
     pub message: Messages,
     /// The signed time of sending, if the sender gives one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timestamp: Option<Timestamp>,
+    /// Where the parts of a JSON body are that are each signed for themselves, such as `$.items[*]`: all must be signed, and
+    /// the other places are read within each.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub each: Option<Place>,
     /// Where the certificate is that has the sender's key; goes with `"key": "certificate"`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub certificate: Option<CertificateRule>,

@@ -188,6 +188,9 @@ pub fn sign(scheme: &Scheme, secret: &str, draft: &mut Draft) -> Result<(), Simu
 
 fn sign_by(kind: SchemeKind, scheme: &SignedScheme, secret: &str, draft: &mut Draft) -> Result<(), SimulateError> {
     let unfit = |words: String| SimulateError::Unfit(words);
+    if let Some(Place::Json(path)) = &scheme.each {
+        return sign_each(kind, scheme, path, secret, draft);
+    }
     let plan = Plan::new(kind, scheme).map_err(|error| unfit(error.to_string()))?;
     let key = plan.key(secret).map_err(|reason| unfit(format!("the secret {reason}")))?;
     for (place, value) in &scheme.require {
@@ -233,6 +236,40 @@ fn sign_by(kind: SchemeKind, scheme: &SignedScheme, secret: &str, draft: &mut Dr
         }
         place => draft.put(place, &written),
     }
+}
+
+/// Signs each part of a body for itself. A body without such parts becomes the only one.
+fn sign_each(
+    kind: SchemeKind,
+    scheme: &SignedScheme,
+    path: &JsonPath,
+    secret: &str,
+    draft: &mut Draft,
+) -> Result<(), SimulateError> {
+    let unfit = || SimulateError::Unfit(format!("the body has no place for `{path}`"));
+    let within = SignedScheme { each: None, ..scheme.clone() };
+    let parts = super::json::values(&draft.body, path).unwrap_or_default();
+    let parts = if parts.is_empty() { vec![json!({})] } else { read_all(&parts).ok_or_else(unfit)? };
+    let mut signed = Vec::with_capacity(parts.len());
+    for part in parts {
+        let mut inner = Draft { body: part.to_string().into_bytes(), ..draft.clone() };
+        sign_by(kind, &within, secret, &mut inner)?;
+        signed.push(serde_json::from_slice::<Value>(&inner.body).map_err(|_| unfit())?);
+    }
+    let list = path.0.iter().position(|step| *step == Step::Each).ok_or_else(unfit)?;
+    let wrapped = |part: Value| {
+        path.0[list + 1..].iter().rev().fold(part, |inner, step| match step {
+            Step::Member(name) => json!({ name.as_str(): inner }),
+            Step::Each => json!([inner]),
+        })
+    };
+    let all = Value::Array(signed.into_iter().map(wrapped).collect());
+    draft.body = set_member(&draft.body, &JsonPath(path.0[..list].to_vec()), all)?;
+    Ok(())
+}
+
+fn read_all(parts: &[Box<serde_json::value::RawValue>]) -> Option<Vec<Value>> {
+    parts.iter().map(|part| serde_json::from_str(part.get()).ok()).collect()
 }
 
 /// Puts what the message needs where it is missing.

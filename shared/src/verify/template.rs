@@ -21,6 +21,7 @@ pub(super) enum Token {
     FormSorted,
     Query(String),
     Json(JsonPath),
+    JsonIfThere(JsonPath),
     Method,
     Url,
     UrlDecoded,
@@ -154,6 +155,9 @@ fn token(name: &str) -> Result<Token, String> {
             }
             Some(("form", field)) if !field.is_empty() => Token::Form(field.into()),
             Some(("query", parameter)) if !parameter.is_empty() => Token::Query(parameter.into()),
+            Some(("json?", path)) => {
+                Token::JsonIfThere(path.parse().map_err(|()| format!("`{{{name}}}` has no usable path"))?)
+            }
             Some(("json", path)) => {
                 Token::Json(path.parse().map_err(|()| format!("`{{{name}}}` has no usable path, such as $.data.id"))?)
             }
@@ -165,7 +169,7 @@ fn token(name: &str) -> Result<Token, String> {
             _ => {
                 return Err(format!(
                     "`{{{name}}}` is unknown; known are {{body}}, {{ts}}, {{h:name}}, {{form:name}}, {{form_sorted}}, \
-                     {{query:name}}, {{json:$.path}}, {{method}}, {{url}}, {{url_decoded}}, {{path}}, {{crc32}} and {{secret}}"
+                     {{query:name}}, {{json:$.path}}, {{json?:$.path}}, {{method}}, {{url}}, {{url_decoded}}, {{path}}, {{crc32}} and {{secret}}"
                 ));
             }
         },
@@ -182,7 +186,7 @@ impl fmt::Display for Token {
             Self::Form(name) => write!(f, "form field {name}"),
             Self::FormSorted => f.write_str("the fields of the form"),
             Self::Query(name) => write!(f, "query parameter {name}"),
-            Self::Json(path) => write!(f, "{path}"),
+            Self::Json(path) | Self::JsonIfThere(path) => write!(f, "{path}"),
             Self::Method => f.write_str("the method"),
             Self::Url | Self::UrlDecoded => f.write_str("the URL"),
             Self::Secret => f.write_str("the secret"),

@@ -14,9 +14,11 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use http::HeaderName;
 use percent_encoding::percent_decode_str;
+use serde_json::value::RawValue;
 
 use super::Received;
 use super::fetched::FetchedKeys;
+use super::json::{self, JsonPath};
 use super::place::{MAX_VALUE_BYTES, Place};
 use super::refusal::{Part, Refusal};
 use super::scheme::{Encoding, KeyDecoding, Parse, SchemeError, SchemeKind, SignedScheme};
@@ -41,6 +43,8 @@ pub(super) struct Plan {
     /// Places with the one value they may have.
     required: Vec<(Place, String)>,
     pub(super) templates: Vec<Template>,
+    /// Where the parts of the body are that are each signed for themselves.
+    pub(super) each: Option<JsonPath>,
 }
 
 /// Signatures that belong together, with the time they name.
@@ -97,11 +101,16 @@ impl Plan {
         let secret_within = kind == SchemeKind::Digest || scheme.key == KeyDecoding::Certificate;
         templates.iter().try_for_each(|template| check_message(secret_within, template, kind))?;
         time::check(scheme, &templates)?;
+        let each = match &scheme.each {
+            Some(Place::Json(path)) => Some(path.clone()),
+            None => None,
+            Some(_) => return Err(SchemeError::parameter("each", "is a path in the body, such as `$.items[*]`")),
+        };
         let required = scheme.require.iter().map(|(place, value)| {
             let place = place.parse().map_err(|error: super::PlaceError| error.to_string());
             place.map(|place| (place, value.clone())).map_err(|why| SchemeError::parameter("require", why))
         });
-        Ok(Self { kind, scheme: scheme.clone(), required: required.collect::<Result<_, _>>()?, templates })
+        Ok(Self { kind, scheme: scheme.clone(), required: required.collect::<Result<_, _>>()?, templates, each })
     }
 
     /// Makes a key of a secret's text; the error never holds the text.
@@ -113,6 +122,13 @@ impl Plan {
     pub(super) fn sign(&self, key: &Key, request: &Received<'_>, time: &str) -> Result<Vec<u8>, Refusal> {
         let pieces = self.templates.first().map(|template| pieces(template, request, time)).transpose()?;
         Ok(key.sign_pieces(&pieces.unwrap_or_default(), time).unwrap_or_default())
+    }
+
+    /// The parts of a body that are each signed for themselves, at least one.
+    pub(super) fn parts(&self, path: &JsonPath, request: &Received<'_>) -> Result<Vec<Box<RawValue>>, Refusal> {
+        let missing = || Refusal::Missing { part: Part::Signature, place: Place::Json(path.clone()) };
+        let found = json::values(request.body, path).map_err(|_| missing())?;
+        if found.is_empty() { Err(missing()) } else { Ok(found) }
     }
 
     /// Reads signatures, time and message from a request, and refuses what cannot be right under any key.
@@ -359,6 +375,10 @@ fn pieces<'a>(template: &'a Template, request: &Received<'a>, time: &str) -> Res
             Token::Header(name) => signed_value(Place::Header(name.clone()), request)?,
             Token::Form(name) => signed_value(Place::Form(name.clone()), request)?,
             Token::Query(name) => signed_value(Place::Query(name.clone()), request)?,
+            Token::JsonIfThere(path) => {
+                let found = Place::Json(path.clone()).read(request, Part::Signed)?;
+                Cow::Owned(found.map(Cow::into_owned).unwrap_or_default().into_bytes())
+            }
             Token::Json(path) => signed_value(Place::Json(path.clone()), request)?,
             Token::FormSorted => Cow::Owned(canonical::form_sorted(request.body)),
             Token::Method => Cow::Borrowed(request.method.as_bytes()),
@@ -446,7 +466,8 @@ fn check_key(kind: SchemeKind, scheme: &SignedScheme) -> Result<(), SchemeError>
 
 fn check_message(secret_within: bool, template: &Template, kind: SchemeKind) -> Result<(), SchemeError> {
     let bound = |token: &Token| {
-        matches!(token, Token::Form(_) | Token::Json(_) | Token::Canonical(_)) || template.covers_body()
+        matches!(token, Token::Form(_) | Token::Json(_) | Token::JsonIfThere(_) | Token::Canonical(_))
+            || template.covers_body()
     };
     if !template.0.iter().any(bound) {
         let reason = "covers nothing of the body: put `{body}` where the sender does";

@@ -90,6 +90,22 @@ pub(super) fn vectors() -> Vec<Vector> {
             sent.query = Some(format!("code={s}"));
             sent
         }),
+        Vector::new("adyen", ["00ff", "00fe"], At::Json("hmacSignature"), |s, _, b| {
+            let item = |reference: &str| {
+                let message = format!("{reference}::Shop:o-1:1130:EUR:AUTHORISATION:true");
+                let signature = base256(&hex::decode(s).unwrap(), &[message.as_bytes()]);
+                format!(
+                    "{{\"NotificationRequestItem\":{{\"pspReference\":\"{reference}\",\"merchantAccountCode\":\"Shop\",\
+                     \"merchantReference\":\"o-1\",\"amount\":{{\"value\":1130,\"currency\":\"EUR\"}},\
+                     \"eventCode\":\"AUTHORISATION\",\"success\":\"true\",\
+                     \"additionalData\":{{\"hmacSignature\":\"{signature}\",\"note\":{}}}}}}}",
+                    text(b)
+                )
+            };
+            let body =
+                format!("{{\"live\":\"false\",\"notificationItems\":[{},{}]}}", item("7914073381342284"), item("8"));
+            Sent::new(&[], body.as_bytes())
+        }),
         Vector::new("ko-fi", keys, At::Form("data"), |s, _, b| {
             let data = format!("{{\"verification_token\":\"{s}\",\"data\":{}}}", text(b));
             Sent::new(&[], form(&[("data", &data)]).as_bytes())
@@ -170,4 +186,24 @@ fn each_line_and_each_numbered_header_may_carry_a_signature() {
     let right = base256(b"key", &[BODY]);
     let docusign = Sent::new(&[("x-docusign-signature-1", &wrong), ("x-docusign-signature-2", &right)], BODY);
     assert_eq!(code(&verifier(&preset("docusign"), "key"), &docusign), "accepted");
+}
+
+#[test]
+fn every_item_of_a_notification_must_be_signed() {
+    let vector = all().into_iter().find(|vector| vector.slug == "adyen").unwrap();
+    let verifier = verifier(&preset("adyen"), &vector.key);
+    let good = String::from_utf8((vector.sign)(&vector.key, NOW, BODY).body).unwrap();
+    for (from, to, expected) in [
+        ("", "", "accepted"),
+        ("\"note\"", "\"other\"", "accepted"),
+        ("\"8\"", "\"9\"", "signature_mismatch"),
+        ("1130", "1131", "signature_mismatch"),
+        ("\"pspReference\":\"8\"", "\"pspReference\":\"8\",\"pspReference\":\"8\"", "duplicate_parameter"),
+        ("\"live\"", "\"notificationItems\":[],\"live\"", "missing_parameter"),
+        ("notificationItems", "items", "missing_parameter"),
+    ] {
+        let sent = Sent::new(&[], good.replacen(from, to, 1).as_bytes());
+        assert_eq!(code(&verifier, &sent), expected, "{from} {to}");
+    }
+    assert_eq!(code(&verifier, &Sent::new(&[], b"{\"notificationItems\":[]}")), "missing_parameter");
 }
