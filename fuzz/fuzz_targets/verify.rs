@@ -38,7 +38,8 @@ static SENDERS: LazyLock<Vec<(Provider, Scheme, Verifier)>> = LazyLock::new(|| {
 });
 
 static FETCHED: LazyLock<FetchedKeys> = LazyLock::new(FetchedKeys::default);
-static PROVIDERS: LazyLock<Providers> = LazyLock::new(|| Providers::embedded().expect("the file of providers is sound"));
+static PROVIDERS: LazyLock<Providers> =
+    LazyLock::new(|| Providers::embedded().expect("the file of providers is sound"));
 
 fn secret(key: &str) -> Secret {
     Secret { id: Uuid::nil(), label: "s".into(), value: SecretString::from(key), not_after: None }

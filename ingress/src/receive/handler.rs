@@ -193,7 +193,7 @@ pub(super) async fn verify(
         Err(Refusal::KeyNotAtHand(needed)) => needed,
         Err(refusal) => return Err(unproved(&refusal)),
     };
-    match state.keys.obtain(&needed, received.received_at).await {
+    match state.keys.obtain(&needed, verifier.credentials_for_keys(received.received_at), received.received_at).await {
         // Somebody else's fetch may have brought it.
         Ok(()) | Err(FetchError::TooSoon(_)) => {}
         Err(error) if needed.known => {

@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use hookyard_shared::clock::Millis;
 use hookyard_shared::egress::{Client, ClientOptions, Guard, OutgoingRequest, to_uri};
-use hookyard_shared::verify::{FetchedKeys, NeededKey};
-use http::{HeaderMap, Method, StatusCode};
+use hookyard_shared::verify::{FetchedKeys, KeyKind, NeededKey};
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use tokio::sync::Semaphore;
 
 /// How long a fetch may take: senders wait for it.
@@ -70,7 +71,13 @@ impl Keys {
     }
 
     /// Fetches a key. Whoever asks for the same address meanwhile waits for the one fetch.
-    pub(super) async fn obtain(&self, needed: &NeededKey, now: Millis) -> Result<(), FetchError> {
+    /// `credentials` are the source's, for keys that are asked for by id.
+    pub(super) async fn obtain(
+        &self,
+        needed: &NeededKey,
+        credentials: Option<(&str, &str)>,
+        now: Millis,
+    ) -> Result<(), FetchError> {
         let failed = |reason: String| FetchError::Failed { url: needed.url.clone(), reason };
         let too_soon = || FetchError::TooSoon(needed.url.clone());
         let last = self.last_asked(&needed.url).ok_or_else(too_soon)?;
@@ -79,7 +86,15 @@ impl Keys {
             return Err(too_soon());
         }
         *last = Some(Instant::now());
-        let result = self.get(&needed.url).await.and_then(|given| self.fetched.insert(needed, &given, now));
+        let given = match (&needed.kind, credentials) {
+            (KeyKind::ById { endpoint, kid }, Some((client, secret))) => {
+                let asked = serde_json::json!({"client_id": client, "secret": secret, "key_id": kid});
+                self.ask(endpoint, Some(asked.to_string())).await
+            }
+            (KeyKind::ById { .. }, None) => Err("the source's secret must be written `client id:secret`".into()),
+            _ => self.get(&needed.url).await,
+        };
+        let result = given.and_then(|given| self.fetched.insert(needed, &given, now));
         let outcome = if result.is_ok() { "fetched" } else { "failed" };
         metrics::counter!("hookyard_key_fetches_total", "outcome" => outcome).increment(1);
         result.map_err(failed)
@@ -106,10 +121,18 @@ impl Keys {
     }
 
     async fn get(&self, url: &str) -> Result<Bytes, String> {
+        self.ask(url, None).await
+    }
+
+    async fn ask(&self, url: &str, body: Option<String>) -> Result<Bytes, String> {
         let parsed = url::Url::parse(url).map_err(|error| error.to_string())?;
         let uri = to_uri(&parsed).map_err(|error| error.to_string())?;
-        let _turn = self.turns.acquire().await.map_err(|error| error.to_string())?;
-        let request = OutgoingRequest { method: Method::GET, url: uri, headers: HeaderMap::new(), body: Bytes::new() };
+        let turn = tokio::time::timeout(DEADLINE, self.turns.acquire()).await;
+        let _turn = turn.ok().and_then(Result::ok).ok_or("too many keys are being fetched at once")?;
+        let mut headers = HeaderMap::new();
+        let method = if body.is_some() { Method::POST } else { Method::GET };
+        headers.extend(body.is_some().then(|| (CONTENT_TYPE, HeaderValue::from_static("application/json"))));
+        let request = OutgoingRequest { method, url: uri, headers, body: body.unwrap_or_default().into() };
         let answer = self.client.send(request, DEADLINE).await.result.map_err(|error| error.to_string())?;
         match answer.status {
             _ if answer.truncated => Err("the answer is too large".into()),
@@ -125,7 +148,7 @@ impl Keys {
         loop {
             tick.tick().await;
             for needed in self.fetched.sets() {
-                if let Err(error) = self.obtain(&needed, now()).await {
+                if let Err(error) = self.obtain(&needed, None, now()).await {
                     tracing::warn!(error = %error, "published keys could not be fetched anew; those at hand serve for a day");
                 }
             }

@@ -42,6 +42,13 @@ pub enum KeyKind {
     Jwks,
     /// A certificate.
     Certificate(CertificateRule),
+    /// One JSON Web Key, asked for by its id with the source's credentials.
+    ById {
+        /// Where to ask.
+        endpoint: String,
+        /// Its id.
+        kid: String,
+    },
 }
 
 /// Which certificates of a sender are believed.
@@ -91,6 +98,21 @@ pub(super) fn fits(pattern: &str, host: &str) -> bool {
         && parts.iter().zip(labels).all(|(part, label)| if *part == "*" { free(label) } else { *part == label })
 }
 
+/// What Plaid answers when asked for a key.
+#[derive(Deserialize)]
+struct KeyById {
+    key: EndingKey,
+}
+
+/// A key that may have ended.
+#[derive(Deserialize)]
+struct EndingKey {
+    #[serde(flatten)]
+    jwk: Jwk,
+    #[serde(default)]
+    expired_at: serde_json::Value,
+}
+
 enum Entry {
     Jwks { keys: Vec<Jwk>, at: Millis },
     Certificate { der: Vec<u8>, from: Millis, until: Millis },
@@ -119,6 +141,14 @@ impl FetchedKeys {
             KeyKind::Jwks => {
                 let set: JwkSet = serde_json::from_slice(given).map_err(|error| format!("no set of keys: {error}"))?;
                 Entry::Jwks { keys: set.keys.into_iter().take(MAX_KEYS).collect(), at: now }
+            }
+            KeyKind::ById { kid, .. } => {
+                let given: KeyById = serde_json::from_slice(given).map_err(|error| format!("no key: {error}"))?;
+                let EndingKey { jwk, expired_at } = given.key;
+                if jwk.common.key_id.as_deref() != Some(kid) || !expired_at.is_null() {
+                    return Err("another key than was asked for, or one that has ended".into());
+                }
+                Entry::Jwks { keys: vec![jwk], at: now }
             }
             KeyKind::Certificate(rule) => self.certificate(rule, given, now)?,
         };
@@ -149,6 +179,15 @@ impl FetchedKeys {
             None => None,
         };
         found.cloned().ok_or_else(|| needed(true))
+    }
+
+    /// The key with this id, which is asked for by it.
+    pub(super) fn by_id(&self, endpoint: &str, kid: &str, now: Millis) -> Result<Jwk, Refusal> {
+        let url = format!("{endpoint}#{kid}");
+        self.jwk(&url, Some(kid), now).map_err(|_| {
+            let kind = KeyKind::ById { endpoint: endpoint.to_owned(), kid: kid.to_owned() };
+            Refusal::KeyNotAtHand(Box::new(NeededKey { url, kind, known: false }))
+        })
     }
 
     /// The public key of the certificate at an address.
@@ -214,7 +253,7 @@ impl FetchedKeys {
     /// The addresses of sets of keys in use.
     pub fn sets(&self) -> Vec<NeededKey> {
         let entries = self.entries.read().unwrap_or_else(PoisonError::into_inner);
-        let sets = entries.iter().filter(|(_, entry)| matches!(***entry, Entry::Jwks { .. }));
+        let sets = entries.iter().filter(|(url, entry)| matches!(***entry, Entry::Jwks { .. }) && !url.contains('#'));
         sets.map(|(url, _)| NeededKey { url: url.clone(), kind: KeyKind::Jwks, known: true }).collect()
     }
 }

@@ -34,6 +34,9 @@ pub struct JwtScheme {
     /// Where the sender publishes its keys; without it the source's secret is the key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub jwks_url: Option<String>,
+    /// Where a key is asked for by its id, with the source's secret (`client id:secret`) as credentials.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_endpoint: Option<String>,
     /// With published keys: the claim that says who sent it, which must be one of the source's secrets.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub identity: Option<String>,
@@ -124,6 +127,11 @@ impl JwtAlgorithm {
     }
 }
 
+/// Whether a key's id looks like one; it becomes part of a request to the sender.
+fn is_id(kid: &str) -> bool {
+    (1..=128).contains(&kid.len()) && kid.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
+}
+
 /// How far clocks may differ, in milliseconds.
 const LEEWAY_MS: i64 = 60_000;
 
@@ -135,6 +143,11 @@ pub(super) struct Key {
 }
 
 impl Key {
+    /// The two halves of credentials.
+    pub(super) fn credentials(&self) -> Option<(&str, &str)> {
+        self.text.split_once(':')
+    }
+
     pub(super) fn new(secret: &str) -> Self {
         Self { decoding: DecodingKey::from_secret(secret.as_bytes()), text: secret.to_owned().into() }
     }
@@ -159,13 +172,18 @@ impl JwtScheme {
         if self.algorithms.is_empty() {
             return Err(SchemeError::parameter("algorithms", "names none"));
         }
-        let shared = self.jwks_url.is_none();
+        let shared = self.jwks_url.is_none() && self.key_endpoint.is_none();
         if self.algorithms.iter().any(|algorithm| algorithm.is_shared() != shared) {
             let reason = match shared {
                 true => "a shared secret signs by HS256, HS384 or HS512; for others give `jwks_url`",
                 false => "published keys sign by RS…, ES256 or EdDSA; a published HS… key would be known to everybody",
             };
             return Err(SchemeError::parameter("algorithms", reason));
+        }
+        if let Some(endpoint) = &self.key_endpoint {
+            let alone = self.jwks_url.is_none() && self.identity.is_none() && endpoint.starts_with("https://");
+            let reason = "is an address that begins with https://, and stands without `jwks_url` and `identity`";
+            return if alone { Ok(()) } else { Err(SchemeError::parameter("key_endpoint", reason)) };
         }
         match (&self.jwks_url, &self.identity) {
             (Some(url), Some(_)) => {
@@ -246,6 +264,13 @@ impl JwtScheme {
             token.check_claims(&claims)?;
             token.identity = claims.get(identity).and_then(Value::as_str).map(str::to_owned);
         }
+        if let Some(endpoint) = &self.key_endpoint {
+            let kid = header.kid.as_deref().filter(|kid| is_id(kid)).ok_or_else(no_token)?;
+            let jwk = fetched.by_id(endpoint, kid, request.received_at)?;
+            let key = DecodingKey::from_jwk(&jwk).map_err(|_| no_token())?;
+            let claims = token.signed_by(&key).ok_or_else(|| token.mismatch(Vec::new()))?;
+            token.check_claims(&claims)?;
+        }
         Ok(token)
     }
 }
@@ -253,6 +278,10 @@ impl JwtScheme {
 impl Token<'_> {
     /// Whether it was signed by this secret, or comes from whom this secret names.
     pub(super) fn matches(&self, key: &Key) -> bool {
+        if self.scheme.key_endpoint.is_some() {
+            // The key was given out for the source's credentials.
+            return true;
+        }
         match &self.scheme.jwks_url {
             Some(_) => self.identity.as_ref().is_some_and(|found| found.as_bytes().ct_eq(key.text.as_bytes()).into()),
             None => self.signed_by(&key.decoding).is_some(),
@@ -261,7 +290,7 @@ impl Token<'_> {
 
     /// Checks the claims of a token signed by a secret; one with published keys had its claims checked already.
     pub(super) fn check_under(&self, key: &Key) -> Result<(), Refusal> {
-        match self.scheme.jwks_url {
+        match self.scheme.jwks_url.as_ref().or(self.scheme.key_endpoint.as_ref()) {
             Some(_) => Ok(()),
             None => self.check_claims(&self.signed_by(&key.decoding).unwrap_or_default()),
         }

@@ -297,6 +297,12 @@ impl Verifier {
         Ok(Verified { secret, proof: self.proof, timestamp_skew_ms })
     }
 
+    /// What to ask the sender for a key with, where keys are asked for by id: the newest live credentials.
+    pub fn credentials_for_keys(&self, now: Millis) -> Option<(&str, &str)> {
+        let Check::Jwt { keys, .. } = &self.check else { return None };
+        keys.iter().rev().find(|key| key.is_live(now))?.key.credentials()
+    }
+
     /// What a passed check proves.
     pub fn proof(&self) -> Proof {
         self.proof

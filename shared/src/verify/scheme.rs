@@ -504,7 +504,9 @@ impl Scheme {
             Self::Ed25519(_) => "Ed25519".into(),
             Self::EcdsaP256(_) => "ECDSA P-256".into(),
             Self::RsaPkcs1(scheme) => format!("RSA {}", scheme.algo.name()),
-            Self::Jwt(token) if token.jwks_url.is_some() => "JWT, published keys".into(),
+            Self::Jwt(token) if token.jwks_url.is_some() || token.key_endpoint.is_some() => {
+                "JWT, published keys".into()
+            }
             Self::Jwt(_) => "JWT".into(),
             Self::Token(_) => "shared token".into(),
             Self::ClientCertificate(_) => "client certificate".into(),

@@ -219,6 +219,11 @@ fn sign_by(kind: SchemeKind, scheme: &SignedScheme, secret: &str, draft: &mut Dr
     let signature = format!("{}{signature}", scheme.prefix);
     let place = &scheme.signature.0[0];
     let written = match (&scheme.parse, scheme.timestamp.as_ref().map(|timestamp| &timestamp.place)) {
+        (Parse::Kv { sep, sig_key, .. }, Some(Place::Kv(time_key)))
+            if template.covers(&Token::Canonical(Canonical::Hygraph)) =>
+        {
+            format!("{sig_key}={signature}{sep} env=master{sep} {time_key}={time}")
+        }
         (Parse::Kv { sep, sig_key, .. }, Some(Place::Kv(time_key))) => {
             format!("{time_key}={time}{sep}{sig_key}={signature}")
         }
@@ -283,6 +288,9 @@ fn complete(token: &Token, draft: &mut Draft) -> Result<(), SimulateError> {
             let list = HeaderName::from_static("x-contentful-signed-headers");
             return draft.set_header(&list, "x-contentful-signed-headers,x-contentful-timestamp");
         }
+        Token::Canonical(Canonical::Hygraph) => {
+            return draft.set_header(&HeaderName::from_static("gcms-signature"), "env=master");
+        }
         Token::Canonical(Canonical::Plivo) => Place::Header(HeaderName::from_static("x-plivo-signature-v3-nonce")),
         Token::Canonical(Canonical::Braintree) => {
             let payload = STANDARD.encode(&draft.body);
@@ -303,7 +311,7 @@ fn complete(token: &Token, draft: &mut Draft) -> Result<(), SimulateError> {
 }
 
 fn sign_token(scheme: &JwtScheme, secret: &str, draft: &mut Draft) -> Result<(), SimulateError> {
-    if scheme.jwks_url.is_some() {
+    if scheme.jwks_url.is_some() || scheme.key_endpoint.is_some() {
         return Err(SimulateError::OnlyTheSender);
     }
     let mut claims = scheme.expected_claims(&draft.received());

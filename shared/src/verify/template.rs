@@ -37,6 +37,7 @@ pub(super) enum Canonical {
     AwsSns,
     Braintree,
     Contentful,
+    Hygraph,
     MercadoPago,
     PaddleClassic,
     Plivo,
@@ -44,7 +45,8 @@ pub(super) enum Canonical {
 }
 
 impl Canonical {
-    const ALL: [(&str, Self); 7] = [
+    const ALL: [(&str, Self); 8] = [
+        ("hygraph", Self::Hygraph),
         ("aws-sns", Self::AwsSns),
         ("braintree", Self::Braintree),
         ("contentful", Self::Contentful),
@@ -59,6 +61,7 @@ impl Canonical {
             Self::AwsSns => "the fields of the notification",
             Self::Braintree => "form field bt_payload",
             Self::Contentful => "method, path, the headers it lists, and the body",
+            Self::Hygraph => "the body, the environment's name and the time of sending",
             Self::MercadoPago => "data.id of the query, header x-request-id and the time of sending",
             Self::PaddleClassic => "the fields of the form",
             Self::Plivo => "the URL, the fields of the form and the nonce",
@@ -73,7 +76,7 @@ impl Canonical {
 
     /// Whether the time of sending is in the message.
     fn holds_time(self) -> bool {
-        matches!(self, Self::Contentful | Self::MercadoPago)
+        matches!(self, Self::Contentful | Self::Hygraph | Self::MercadoPago)
     }
 }
 

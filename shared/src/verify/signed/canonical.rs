@@ -19,6 +19,7 @@ pub(super) fn message(sender: Canonical, request: &Received<'_>, time: &str) -> 
         Canonical::AwsSns => aws_sns(request),
         Canonical::Braintree => braintree(request),
         Canonical::Contentful => contentful(request),
+        Canonical::Hygraph => hygraph(request, time),
         Canonical::MercadoPago => mercado_pago(request, time),
         Canonical::PaddleClassic => paddle_classic(request.body),
         Canonical::Plivo => plivo(request),
@@ -174,6 +175,26 @@ fn contentful(request: &Received<'_>) -> Result<Vec<u8>, Refusal> {
     let mut message = format!("{}\n{path}\n{}\n", request.method, lines.join(";")).into_bytes();
     message.extend_from_slice(request.body);
     Ok(message)
+}
+
+/// A JSON object with the body as a text in it, as JavaScript writes it (Hygraph's `@hygraph/utils`). The environment is named
+/// beside the signature.
+fn hygraph(request: &Received<'_>, time: &str) -> Result<Vec<u8>, Refusal> {
+    let place = header("gcms-signature");
+    let bad = |expected: &str| Refusal::BadEncoding {
+        part: Part::Signed,
+        place: place.clone(),
+        expected: expected.to_owned(),
+    };
+    let text = place.require(request, Part::Signed)?;
+    let mut environments = text.split(',').filter_map(|pair| pair.trim().strip_prefix("env="));
+    let (Some(environment), None) = (environments.next(), environments.next()) else {
+        return Err(bad("one environment, after `env=`"));
+    };
+    let body = std::str::from_utf8(request.body).map_err(|_| bad("the signature of a body that is text"))?;
+    let quoted = |text: &str| serde_json::Value::from(text).to_string();
+    let (body, environment) = (quoted(body), quoted(environment));
+    Ok(format!("{{\"Body\":{body},\"EnvironmentName\":{environment},\"TimeStamp\":{time}}}").into_bytes())
 }
 
 /// `id:…;request-id:…;ts:…;`, what is absent left out (mercadopago.com, "Webhooks", validating the origin).

@@ -61,6 +61,8 @@ fn a_test_event_of_every_sender_passes_as_its_own_and_under_no_other_secret() {
             "kick",
             "paddle-classic",
             "google-pubsub",
+            "plaid",
+            "plaid-sandbox",
             "aws-sns",
             "aws-sns-v1",
             "paypal",

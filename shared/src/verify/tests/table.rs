@@ -23,7 +23,7 @@ The senders that a source can be made for by name. This page is made from
 - **Handshake** is what the sender asks when the address is entered with it, and what Hookyard does about it
   ([verification.md](verification.md#handshakes)).
 
-Not built yet: Plaid, whose keys are fetched with credentials, and Hygraph. Any signature over raw body, headers, address or fields can be described by hand with `hmac`,
+Any signature over raw body, headers, address or fields can be described by hand with `hmac`,
 `digest`, `ed25519`, `ecdsa-p256` or `rsa-pkcs1`.
 
 | `provider` | sender | proof | covers | id of the event | repeats | handshake | rests on |

@@ -106,6 +106,12 @@ pub(super) fn vectors() -> Vec<Vector> {
                 format!("{{\"live\":\"false\",\"notificationItems\":[{},{}]}}", item("7914073381342284"), item("8"));
             Sent::new(&[], body.as_bytes())
         }),
+        Vector::new("gitea-form", keys, At::Header("x-gitea-signature"), |s, _, b| {
+            form_sent("x-gitea-signature", &hex256(s.as_bytes(), &[b]), &form(&[("payload", text(b))]))
+        }),
+        Vector::new("forgejo-form", keys, At::Header("x-forgejo-signature"), |s, _, b| {
+            form_sent("x-forgejo-signature", &hex256(s.as_bytes(), &[b]), &form(&[("payload", text(b))]))
+        }),
         Vector::new("ko-fi", keys, At::Form("data"), |s, _, b| {
             let data = format!("{{\"verification_token\":\"{s}\",\"data\":{}}}", text(b));
             Sent::new(&[], form(&[("data", &data)]).as_bytes())

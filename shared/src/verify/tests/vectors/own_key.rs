@@ -12,13 +12,13 @@ use super::*;
 pub(super) struct Pair {
     pub(super) private: PathBuf,
     pub(super) public_pem: String,
-    public_der: Vec<u8>,
+    pub(super) public_der: Vec<u8>,
 }
 
 /// The keys of one test process: two of each kind.
 pub(super) struct Keys {
     pub(super) rsa: [Pair; 2],
-    p256: [Pair; 2],
+    pub(super) p256: [Pair; 2],
     ed25519: [Pair; 2],
     pub(super) dir: TempDir,
 }

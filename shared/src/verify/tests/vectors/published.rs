@@ -61,6 +61,43 @@ fn google() -> FetchedKeys {
     fetched
 }
 
+/// Two keys of Plaid's, each asked for by its id.
+fn plaid() -> FetchedKeys {
+    let fetched = FetchedKeys::default();
+    for host in ["production", "sandbox"] {
+        let endpoint = format!("https://{host}.plaid.com/webhook_verification_key/get");
+        let kind = KeyKind::ById { endpoint: endpoint.clone(), kid: "p1".into() };
+        // The last 64 bytes of the DER form are the point (RFC 5480).
+        let der = &KEYS.p256[0].public_der;
+        let (x, y) = der[der.len() - 64..].split_at(32);
+        let key = json!({"key": {
+            "alg": "ES256", "kty": "EC", "crv": "P-256", "use": "sig", "kid": "p1", "created_at": 1_560_466_950,
+            "expired_at": null, "x": URL_SAFE_NO_PAD.encode(x), "y": URL_SAFE_NO_PAD.encode(y),
+        }});
+        let mut ended = key.clone();
+        ended["key"]["expired_at"] = json!(1_560_466_951);
+        let needed = needed(&format!("{endpoint}#p1"), kind);
+        assert!(fetched.insert(&needed, ended.to_string().as_bytes(), NOW).is_err(), "an ended key");
+        fetched.insert(&needed, key.to_string().as_bytes(), NOW).unwrap();
+    }
+    fetched
+}
+
+/// A token signed by a P-256 key: the two numbers of the signature one after the other (RFC 7518, section 3.4).
+fn es256(private: &Path, claims: &Value) -> String {
+    let signed = format!("{}.{}", part(&json!({"alg": "ES256", "typ": "JWT", "kid": "p1"})), part(claims));
+    let der = sign(private, Some("-sha256"), signed.as_bytes());
+    let number = |at: usize| -> (Vec<u8>, usize) {
+        let len = usize::from(der[at + 1]);
+        let bytes = &der[at + 2..at + 2 + len];
+        let bare = bytes.strip_prefix(&[0]).unwrap_or(bytes);
+        ([vec![0; 32 - bare.len()], bare.to_vec()].concat(), at + 2 + len)
+    };
+    let (r, next) = number(2);
+    let (s, _) = number(next);
+    format!("{signed}.{}", URL_SAFE_NO_PAD.encode([r, s].concat()))
+}
+
 fn google_claims(email: &str) -> Value {
     json!({
         "iss": "https://accounts.google.com", "aud": ADDRESS, "email": email, "email_verified": true,
@@ -205,6 +242,20 @@ pub(super) fn vectors() -> Vec<Vector> {
     let (key, other) = ("push@p.iam.gserviceaccount.com".to_owned(), "push@q.iam.gserviceaccount.com".to_owned());
     let at = At::Header("authorization");
     vectors.push(Vector { slug: "google-pubsub", key, other, at, sign: Box::new(sign), fetched });
+    let fetched = Arc::new(plaid());
+    for slug in ["plaid", "plaid-sandbox"] {
+        // The credentials fetch the key; another secret fetches none that signs this.
+        let sign = |secret: &str, _: i64, body: &[u8]| {
+            let pair = &KEYS.p256[usize::from(secret != "client:secret")];
+            let claims = json!({"iat": NOW_S, "request_body_sha256": hex::encode(Sha256::digest(body))});
+            let mut sent = Sent::new(&[], body);
+            sent.add("plaid-verification", &es256(&pair.private, &claims));
+            sent
+        };
+        let (key, other) = ("client:secret".to_owned(), "client:other".to_owned());
+        let at = At::Header("plaid-verification");
+        vectors.push(Vector { slug, key, other, at, sign: Box::new(sign), fetched: fetched.clone() });
+    }
     let fetched = Arc::new(certificates());
     for (slug, version, hash) in [("aws-sns", "2", "-sha256"), ("aws-sns-v1", "1", "-sha1")] {
         let sign =

@@ -158,6 +158,12 @@ pub(super) const VECTORS: &[InHeaders] = &[
             ("twitch-eventsub-message-id", "msg_1".into()),
         ]
     }),
+    ("hygraph", "key", "other", |s, ms, b| {
+        let body = String::from_utf8(b.to_vec()).unwrap().replace('"', "\\\"");
+        let message = format!("{{\"Body\":\"{body}\",\"EnvironmentName\":\"master\",\"TimeStamp\":{ms}}}");
+        let signature = base256(s.as_bytes(), &[message.as_bytes()]);
+        vec![("gcms-signature", format!("sign={signature}, env=master, t={ms}"))]
+    }),
     ("tiktok", "key", "other", |s, ms, b| pairs("tiktok-signature", "s", &seconds(ms), s, b)),
     ("shippo", "key", "other", |s, ms, b| pairs("shippo-auth-signature", "v1", &seconds(ms), s, b)),
     ("elevenlabs", "key", "other", |s, ms, b| pairs("elevenlabs-signature", "v0", &seconds(ms), s, b)),
