@@ -3,7 +3,7 @@
 use axum::Json;
 use axum::extract::State;
 use hookyard_shared::auth::Scope;
-use hookyard_shared::verify::{Evidence, Provider};
+use hookyard_shared::verify::{Evidence, Provider, SenderClock};
 use serde::Serialize;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
@@ -62,6 +62,10 @@ struct ProviderView {
     /// How the sender's repeats are recognised, and what becomes of them; null if that is not known.
     #[schema(value_type = Option<Object>)]
     repeat: Option<serde_json::Value>,
+    /// How long the sender waits for an answer, in seconds (`timeout_s`), and how it repeats what was not answered
+    /// (`retries`); null if that is not known.
+    #[schema(value_type = Option<Object>)]
+    clock: Option<SenderClock>,
     /// Where the URL and the secret go in the sender's settings.
     set_up: String,
 }
@@ -86,6 +90,7 @@ impl ProviderView {
             secret_hint: provider.secret_hint().to_owned(),
             methods: provider.methods.iter().map(ToString::to_string).collect(),
             repeat: provider.repeat.as_ref().and_then(|rule| serde_json::to_value(rule).ok()),
+            clock: provider.clock.clone(),
             set_up: provider.set_up.clone(),
         }
     }

@@ -9,7 +9,7 @@ use hookyard_shared::auth::Scope;
 use hookyard_shared::id::SourceId;
 use hookyard_shared::store::handshakes::HandshakeRow;
 use hookyard_shared::store::sources::{SecretPurpose, SourceSecret};
-use hookyard_shared::verify::{Evidence, Scheme, samples_of};
+use hookyard_shared::verify::{Evidence, Provider, RepeatPolicy, RepeatRule, Scheme, SenderClock, samples_of};
 use serde::Deserialize;
 
 use super::events::{Moment, answer};
@@ -48,6 +48,8 @@ struct SourcePage {
     covers: String,
     evidence: Option<&'static str>,
     unconfirmed: bool,
+    clock: Option<String>,
+    repeats: String,
     waits: bool,
     secrets: Vec<SecretLine>,
     asks: Vec<String>,
@@ -123,6 +125,8 @@ async fn build(user: PageUser, state: &AppState, id: ApiResult<PathId<SourceId>>
         verification: verification(&row.scheme),
         covers: scheme.as_ref().map_or_else(|| "nothing".to_owned(), Scheme::covers),
         evidence: provider.and_then(|provider| provider.evidence).map(Evidence::words),
+        clock: provider.and_then(|provider| provider.clock.as_ref()).map(SenderClock::words),
+        repeats: repeats(row.repeat_rule.as_deref(), provider),
         unconfirmed: provider.is_some_and(|provider| provider.evidence == Some(Evidence::Unconfirmed)),
         waits: !signing && provider.is_some_and(|provider| provider.brings_secret()),
         secrets: secrets.iter().map(|secret| SecretLine::new(secret, &secrets, now)).collect(),
@@ -137,6 +141,23 @@ async fn build(user: PageUser, state: &AppState, id: ApiResult<PathId<SourceId>>
         samples: samples_of(&row.provider).map(|sample| sample.event.as_str()).collect(),
         name: row.name,
     })
+}
+
+/// What becomes of repeats, in words.
+fn repeats(own: Option<&str>, provider: Option<&Provider>) -> String {
+    let own: Option<RepeatRule> = own.and_then(|text| serde_json::from_str(text).ok());
+    let Some(rule) = own.as_ref().or(provider.and_then(|provider| provider.repeat.as_ref())) else {
+        return "not recognised: give the source a `repeat` rule".to_owned();
+    };
+    let key: Vec<String> = rule.key.0.iter().map(ToString::to_string).collect();
+    let key = key.join(", else ");
+    match rule.policy {
+        RepeatPolicy::Retry => {
+            format!("kept and not delivered: what has the same {key} and body within {} s", rule.window_s)
+        }
+        RepeatPolicy::Redelivery => "delivered: the sender repeats when a person asks for it".to_owned(),
+        RepeatPolicy::Off => "not looked for".to_owned(),
+    }
 }
 
 #[derive(Debug, Deserialize)]

@@ -40,7 +40,7 @@ pub use handshake::{Handshake, Outcome, Reply};
 pub use json::JsonPath;
 pub use jwt::{Absence, BodyHash, JwtAlgorithm, JwtScheme};
 pub use place::{OneOrMany, Place, PlaceError, Places};
-pub use provider::{Evidence, Provider, Providers, ProvidersError, ResolveError};
+pub use provider::{Evidence, Provider, Providers, ProvidersError, ResolveError, SenderClock};
 pub use refusal::{Part, Refusal};
 pub use repeat::{RepeatPolicy, RepeatRule, repeat_digest};
 pub use samples::{Sample, sample, samples_of};

@@ -98,6 +98,7 @@ struct RawProvider {
     #[serde(default)]
     handshake: Vec<Handshake>,
     answer: Option<String>,
+    clock: Option<SenderClock>,
     #[serde(default = "post")]
     methods: Vec<String>,
     set_up: String,
@@ -127,6 +128,27 @@ enum SecretFormat {
     UserAndPassword,
     PublicKey,
     None,
+}
+
+/// How long a sender waits for an answer, and how it repeats what was not answered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SenderClock {
+    /// How long it waits, in seconds.
+    #[serde(default)]
+    pub timeout_s: Option<u32>,
+    /// How it repeats, in words.
+    #[serde(default)]
+    pub retries: Option<String>,
+}
+
+impl SenderClock {
+    /// The clock in words.
+    pub fn words(&self) -> String {
+        let waits = self.timeout_s.map(|seconds| format!("waits {seconds} s for the answer"));
+        let repeats = self.retries.as_ref().map(|words| format!("repeats {words}"));
+        waits.into_iter().chain(repeats).collect::<Vec<_>>().join("; ")
+    }
 }
 
 /// What an entry rests on.
@@ -183,6 +205,8 @@ pub struct Provider {
     pub repeat: Option<RepeatRule>,
     /// What it asks besides sending events.
     pub handshakes: Arc<[Handshake]>,
+    /// How long it waits, and how it repeats, if that is known.
+    pub clock: Option<SenderClock>,
     /// The body that it expects of an accepting answer, if any.
     pub answer: Option<String>,
     /// The methods a source accepts.
@@ -243,6 +267,7 @@ impl Provider {
             repeat: raw.repeat,
             handshakes,
             answer: raw.answer,
+            clock: raw.clock,
             methods,
             set_up: raw.set_up,
             secret: raw.secret,

@@ -18,6 +18,8 @@ The senders that a source can be made for by name. This page is made from
   sent it, not that it is unaltered.
 - **Repeats** says where all repeats of an event say the same; *on request* means that this sender repeats only when a
   person asks for it ([verification.md](verification.md#repeats)).
+- **The sender's clock** is how long it waits for an answer and how it repeats, where that is known; Hookyard answers once the
+  event is durable, in milliseconds.
 - **Rests on** is the evidence for the entry. *Unconfirmed* ones come from one list only: try them with a real webhook
   before you rely on them.
 - **Handshake** is what the sender asks when the address is entered with it, and what Hookyard does about it
@@ -26,8 +28,8 @@ The senders that a source can be made for by name. This page is made from
 Any signature over raw body, headers, address or fields can be described by hand with `hmac`,
 `digest`, `ed25519`, `ecdsa-p256` or `rsa-pkcs1`.
 
-| `provider` | sender | proof | covers | id of the event | repeats | handshake | rests on |
-|---|---|---|---|---|---|---|---|
+| `provider` | sender | proof | covers | id of the event | repeats | handshake | the sender's clock | rests on |
+|---|---|---|---|---|---|---|---|---|
 ";
 
 fn places(places: &Places) -> String {
@@ -46,10 +48,11 @@ fn page(providers: &Providers) -> String {
         let evidence = p.evidence.map_or("", Evidence::words);
         let handshakes: Vec<String> = p.handshakes.iter().map(|h| format!("{}: {}", h.method(), h.words())).collect();
         let handshakes = if handshakes.is_empty() { "—".into() } else { handshakes.join(", ") };
+        let clock = p.clock.as_ref().map_or_else(|| "—".into(), SenderClock::words);
         let (proof, covers, ids) = (p.scheme_label(), p.covers(), places(&p.facts.event_id));
         writeln!(
             page,
-            "| `{}` | {} | {proof} | {covers} | {ids} | {repeats} | {handshakes} | {evidence} |",
+            "| `{}` | {} | {proof} | {covers} | {ids} | {repeats} | {handshakes} | {clock} | {evidence} |",
             p.slug, p.name
         )
         .unwrap();
