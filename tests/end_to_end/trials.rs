@@ -146,6 +146,8 @@ pub(crate) async fn a_rotated_secret_signs_beside_the_old_one_until_the_overlap_
     assert!(shown["previous_secret_until"].is_string());
     assert_eq!(last(&old, 1).await, Some(true), "the old one signs still");
     assert_eq!(last(&new, 2).await, Some(true), "and the new one as well");
+    let again = account.http.post(&format!("{destination}/rotate-secret"), &json!({})).await.unwrap();
+    assert_eq!(again.status, 409, "nobody is locked out by a second click: {}", again.text());
     let newest = rotate(0).await;
     assert_eq!(last(&new, 3).await, Some(false), "without an overlap the one before ends at once");
     assert_eq!(last(&old, 4).await, Some(false), "and so does the one before that");

@@ -24,6 +24,7 @@ use super::change::{changed_meanwhile, checked_name, expect_version, field};
 use super::error::{ApiError, ApiResult, FieldError, Problem};
 use super::extract::{ApiJson, IfMatch, Listing, PageQuery, PathId, Principal, etag};
 use crate::state::AppState;
+pub(crate) use rotate::{OVERLAP_S, rotate_secret};
 use view::{CreatedDestination, DestinationView, EnabledDestination, InspectionView};
 
 const CONCURRENCY: std::ops::RangeInclusive<i64> = 1..=256;

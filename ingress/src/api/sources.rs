@@ -30,6 +30,7 @@ use secrets::GivenSecret;
 use view::{CreatedSource, SourceView};
 
 pub(crate) use secrets::hint as secret_hint;
+pub(crate) use secrets::{AddedSecret, Purpose, add_secret, remove_secret, reveal_secret};
 pub(crate) use view::{is_superseded, is_verified, source_url, verification};
 
 const DEFAULT_BODY_BYTES: i64 = 10 * 1024 * 1024;

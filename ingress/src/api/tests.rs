@@ -1,5 +1,6 @@
 //! The account endpoints and what stands around every request, asked through the router as a client would.
 
+mod pages;
 mod resources;
 
 use std::net::SocketAddr;

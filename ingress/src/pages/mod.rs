@@ -7,6 +7,7 @@ mod login;
 pub mod overview;
 mod register;
 mod rejections;
+mod secrets;
 mod source;
 
 use axum::Router;
@@ -25,5 +26,6 @@ pub fn router() -> Router<AppState> {
         .merge(events::routes())
         .merge(event::routes())
         .merge(rejections::routes())
+        .merge(secrets::routes())
         .merge(source::routes())
 }

@@ -12,7 +12,7 @@ use hookyard_shared::store::events::{COUNT_LIMIT, EventFilter};
 use hookyard_shared::store::sources::Source;
 use hookyard_shared::store::subscriptions::Subscription;
 
-use super::events::{EventRow, answer, source_name};
+use super::events::{EventRow, Moment, answer, source_name};
 use super::rejections::RejectionLine;
 use crate::api::error::ApiResult;
 use crate::api::extract::PageUser;
@@ -69,6 +69,8 @@ struct SourceLine {
 }
 
 struct DestinationLine {
+    id: String,
+    both_until: Option<Moment>,
     name: String,
     target: String,
     enabled: bool,
@@ -163,6 +165,8 @@ async fn build(user: PageUser, state: &AppState) -> ApiResult<OverviewPage> {
         destinations: destinations
             .into_iter()
             .map(|row| DestinationLine {
+                id: DestinationId(row.destination_id).to_string(),
+                both_until: row.previous_until_ms.filter(|until| *until > state.store.now_ms()).map(Moment::of),
                 name: row.name,
                 target: row.url.unwrap_or_else(|| "built-in inspector".to_owned()),
                 enabled: row.enabled,

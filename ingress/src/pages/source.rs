@@ -6,7 +6,7 @@ use axum::response::{IntoResponse as _, Redirect, Response};
 use axum::routing::{get, post};
 use axum::{Form, Router};
 use hookyard_shared::auth::Scope;
-use hookyard_shared::id::SourceId;
+use hookyard_shared::id::{SecretId, SourceId};
 use hookyard_shared::store::handshakes::HandshakeRow;
 use hookyard_shared::store::sources::{SecretPurpose, SourceSecret};
 use hookyard_shared::verify::{Evidence, Provider, RepeatPolicy, RepeatRule, Scheme, SenderClock, samples_of};
@@ -51,6 +51,9 @@ struct SourcePage {
     clock: Option<String>,
     repeats: String,
     waits: bool,
+    needs_secret: bool,
+    makes_secret: bool,
+    needs_token: bool,
     secrets: Vec<SecretLine>,
     asks: Vec<String>,
     handshakes: Vec<HandshakeLine>,
@@ -58,6 +61,7 @@ struct SourcePage {
 }
 
 struct SecretLine {
+    id: String,
     label: String,
     hint: String,
     purpose: &'static str,
@@ -72,6 +76,7 @@ impl SecretLine {
     fn new(row: &SourceSecret, all: &[SourceSecret], now: i64) -> Self {
         let signing = row.purpose == SecretPurpose::Signing.as_str();
         Self {
+            id: SecretId(row.secret_id).to_string(),
             label: row.label.clone(),
             hint: row.hint.clone(),
             purpose: if signing { "proves events" } else { "handshakes" },
@@ -128,6 +133,9 @@ async fn build(user: PageUser, state: &AppState, id: ApiResult<PathId<SourceId>>
         clock: provider.and_then(|provider| provider.clock.as_ref()).map(SenderClock::words),
         repeats: repeats(row.repeat_rule.as_deref(), provider),
         unconfirmed: provider.is_some_and(|provider| provider.evidence == Some(Evidence::Unconfirmed)),
+        needs_secret: provider.is_some_and(Provider::needs_secret),
+        makes_secret: provider.is_some_and(|provider| provider.generate_secret().is_some()),
+        needs_token: provider.is_some_and(Provider::needs_token),
         waits: !signing && provider.is_some_and(|provider| provider.brings_secret()),
         secrets: secrets.iter().map(|secret| SecretLine::new(secret, &secrets, now)).collect(),
         asks: provider.map_or_else(Vec::new, |provider| {

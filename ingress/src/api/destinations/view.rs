@@ -67,12 +67,12 @@ pub(super) struct CreatedDestination {
 
 /// A destination with another signing secret.
 #[derive(Serialize, ToSchema)]
-pub(super) struct RotatedDestination {
+pub(crate) struct RotatedDestination {
     #[serde(flatten)]
     pub(super) destination: DestinationView,
     /// The new secret. It is shown this once.
     #[schema(example = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")]
-    pub(super) signing_secret: String,
+    pub(crate) signing_secret: String,
 }
 
 /// A destination that was just enabled.

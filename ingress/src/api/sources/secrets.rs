@@ -6,7 +6,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use hookyard_shared::auth::Scope;
-use hookyard_shared::id::{SecretId, SourceId};
+use hookyard_shared::id::{SecretId, SourceId, WorkspaceId};
 use hookyard_shared::store::sources::SecretRemoval;
 use hookyard_shared::verify::{Provider, Scheme};
 use secrecy::{ExposeSecret as _, SecretString};
@@ -19,9 +19,10 @@ use super::super::error::{ApiError, ApiResult, Problem};
 use super::super::extract::{ApiJson, PathId, PathIds, Principal};
 use super::view::SecretView;
 use crate::state::AppState;
+pub(crate) use seal::Purpose;
 pub(crate) use seal::hint;
 pub(super) use seal::{GivenSecret, of_request, optional, prepare, still_fit};
-use seal::{Located, MAX_SECRETS, Purpose, seal};
+use seal::{Located, MAX_SECRETS, seal};
 
 pub(super) fn routes() -> OpenApiRouter<AppState> {
     OpenApiRouter::new().routes(routes!(add)).routes(routes!(remove)).routes(routes!(reveal))
@@ -30,22 +31,22 @@ pub(super) fn routes() -> OpenApiRouter<AppState> {
 /// A secret to be added; left out, one is made where the receiver may choose it.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct AddedSecret {
+pub(crate) struct AddedSecret {
     /// The secret. It is never shown again.
     #[serde(default, deserialize_with = "optional")]
     #[schema(value_type = Option<String>, format = Password)]
-    secret: Option<SecretString>,
+    pub(crate) secret: Option<SecretString>,
     /// For people.
     #[serde(default)]
-    label: Option<String>,
+    pub(crate) label: Option<String>,
     /// The last moment at which it proves anything; always unless given.
     #[serde(default)]
     #[schema(format = DateTime)]
-    expires_at: Option<String>,
+    pub(crate) expires_at: Option<String>,
     /// What it is for: `signing` (proving events) unless given, or `handshake` (a verify token agreed upon with the sender).
     #[serde(default)]
     #[schema(value_type = Option<String>, example = "signing")]
-    purpose: Purpose,
+    pub(crate) purpose: Purpose,
 }
 
 /// A secret that the sender handed over.
@@ -57,12 +58,12 @@ struct RevealedSecret {
 
 /// A secret that was just added.
 #[derive(Serialize, ToSchema)]
-struct CreatedSecret {
+pub(crate) struct CreatedSecret {
     #[serde(flatten)]
     view: SecretView,
     /// The secret, if Hookyard made it. It is shown this once.
     #[serde(skip_serializing_if = "Option::is_none")]
-    secret: Option<String>,
+    pub(crate) secret: Option<String>,
 }
 
 /// Adds a secret. The others stay as they are, so that sender and receiver may change over one after the other.
@@ -82,7 +83,16 @@ async fn add(
     ApiJson(new): ApiJson<AddedSecret>,
 ) -> ApiResult<(StatusCode, Json<CreatedSecret>)> {
     principal.require(Scope::Write)?;
-    let workspace = principal.workspace_id;
+    Ok((StatusCode::CREATED, Json(add_secret(&state, principal.workspace_id, id, new).await?)))
+}
+
+/// Adds a secret to a source of the workspace.
+pub(crate) async fn add_secret(
+    state: &AppState,
+    workspace: WorkspaceId,
+    id: SourceId,
+    new: AddedSecret,
+) -> ApiResult<CreatedSecret> {
     let source = state.store.source(workspace, id).await?.ok_or(ApiError::NotFound)?;
     if state.store.source_secrets(workspace, id, id).await?.len() >= MAX_SECRETS {
         return Err(ApiError::conflict(
@@ -109,7 +119,7 @@ async fn add(
         (None, None) => return Err(ApiError::field("/secret", format!("needed: {}", provider.secret_hint()))),
     };
     let given = GivenSecret { secret, label: new.label, expires_at: new.expires_at, purpose: new.purpose };
-    let sealed = seal(&state, provider, &scheme, Located { given, pointer: "/secret".to_owned() }, &mut errors);
+    let sealed = seal(state, provider, &scheme, Located { given, pointer: "/secret".to_owned() }, &mut errors);
     let Some(sealed) = sealed else { return Err(ApiError::Validation(errors)) };
     if !state.store.add_secret(workspace, id, &sealed).await? {
         return Err(ApiError::NotFound);
@@ -120,7 +130,7 @@ async fn add(
         .find(|row| row.secret_id == sealed.id.0)
         .map(|row| SecretView::of(row, &stored, state.store.now_ms()))
         .ok_or(ApiError::NotFound)?;
-    Ok((StatusCode::CREATED, Json(CreatedSecret { view, secret: generated })))
+    Ok(CreatedSecret { view, secret: generated })
 }
 
 /// Removes a secret; what it signed is refused from then on. The last one that proves anything stays.
@@ -138,8 +148,19 @@ async fn remove(
     PathIds(source, secret): PathIds<SourceId, SecretId>,
 ) -> ApiResult<StatusCode> {
     principal.require(Scope::Write)?;
-    match state.store.remove_secret(principal.workspace_id, source, secret).await? {
-        SecretRemoval::Removed => Ok(StatusCode::NO_CONTENT),
+    remove_secret(&state, principal.workspace_id, source, secret).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Removes a secret of a source of the workspace.
+pub(crate) async fn remove_secret(
+    state: &AppState,
+    workspace: WorkspaceId,
+    source: SourceId,
+    secret: SecretId,
+) -> ApiResult<()> {
+    match state.store.remove_secret(workspace, source, secret).await? {
+        SecretRemoval::Removed => Ok(()),
         SecretRemoval::NotFound => Err(ApiError::NotFound),
         SecretRemoval::LastLive => Err(ApiError::conflict(
             "last_secret",
@@ -163,8 +184,17 @@ async fn reveal(
     PathIds(source, secret): PathIds<SourceId, SecretId>,
 ) -> ApiResult<Json<RevealedSecret>> {
     principal.require(Scope::Write)?;
-    let sealed = state.store.handed_over_secret(principal.workspace_id, source, secret.0).await?;
-    let sealed = sealed.ok_or(ApiError::NotFound)?;
-    let opened = state.vault.open(secret.0, &sealed)?;
-    Ok(Json(RevealedSecret { secret: opened.expose_secret().to_owned() }))
+    Ok(Json(RevealedSecret { secret: reveal_secret(&state, principal.workspace_id, source, secret).await? }))
+}
+
+/// The text of a secret that the sender handed over.
+pub(crate) async fn reveal_secret(
+    state: &AppState,
+    workspace: WorkspaceId,
+    source: SourceId,
+    secret: SecretId,
+) -> ApiResult<String> {
+    let sealed = state.store.handed_over_secret(workspace, source, secret.0).await?;
+    let opened = state.vault.open(secret.0, &sealed.ok_or(ApiError::NotFound)?)?;
+    Ok(opened.expose_secret().to_owned())
 }
