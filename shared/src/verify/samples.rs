@@ -81,6 +81,6 @@ mod tests {
         assert_eq!(sample("stripe", None).unwrap().event, "checkout.session.completed");
         assert_eq!(sample("stripe", Some("invoice.paid")).unwrap().event, "invoice.paid");
         assert_eq!(sample("stripe", Some("nothing")).unwrap_err().len(), 5);
-        assert_eq!(sample("mux", Some("video.ready")).unwrap().event, "video.ready");
+        assert_eq!(sample("hmac", Some("video.ready")).unwrap().event, "video.ready");
     }
 }

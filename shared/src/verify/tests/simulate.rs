@@ -41,6 +41,7 @@ fn a_test_event_of_every_sender_passes_as_its_own_and_under_no_other_secret() {
             }
             Err(error) => panic!("{}: {error}", vector.slug),
         };
+        assert!(samples_of(vector.slug).next().is_some(), "{} has no sample of its own", vector.slug);
         let judge = |key: &str, received: &Received<'_>| {
             let verifier = verifier(provider.scheme.as_ref().unwrap(), key);
             verifier.verify(received).map_or_else(|refusal| refusal.code(), |_| "accepted")
