@@ -161,7 +161,7 @@ fn repeats(own: Option<&str>, provider: Option<&Provider>) -> String {
     let key = key.join(", else ");
     match rule.policy {
         RepeatPolicy::Retry => {
-            format!("kept and not delivered: what has the same {key} and body within {} s", rule.window_s)
+            format!("kept and not delivered, if the body is the same and so is {key}, within {} s", rule.window_s)
         }
         RepeatPolicy::Redelivery => "delivered: the sender repeats when a person asks for it".to_owned(),
         RepeatPolicy::Off => "not looked for".to_owned(),

@@ -55,5 +55,5 @@ async fn the_overview_changes_a_signing_secret_once_and_not_by_a_second_click() 
     assert!(first.status == StatusCode::OK && first.text.contains("whsec_"), "{}", first.text);
     let second = app.form(&rotate, &own, "").await;
     assert_eq!(second.status, StatusCode::CONFLICT, "{}", second.text);
-    assert!(app.get("/", &own).await.text.contains("both sign until"));
+    assert!(app.get("/", &own).await.text.contains("old and new sign until"));
 }
