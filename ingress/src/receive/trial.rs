@@ -166,12 +166,9 @@ mod tests {
     #[test]
     fn another_secret_has_the_same_form() {
         for (secret, other) in
-            [("key", "k0y"), ("whsec_AAAA", "whse0_AAAA"), ("00ff", "010f"), ("u:p", "0:p"), ("é", "é0")]
+            [("key", "k0y"), ("whsec_AAAA", "whse0_AAAA"), ("0000", "0010"), ("u:p", "0:p"), ("é", "é0")]
         {
-            assert_ne!(secret, other_secret(secret));
-            if secret != "00ff" && secret != "whsec_AAAA" {
-                assert_eq!(other_secret(secret), other);
-            }
+            assert_eq!(other_secret(secret), other);
         }
     }
 }

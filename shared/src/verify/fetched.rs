@@ -114,8 +114,17 @@ struct EndingKey {
 }
 
 enum Entry {
-    Jwks { keys: Vec<Jwk>, at: Millis },
-    Certificate { der: Vec<u8>, from: Millis, until: Millis },
+    Jwks {
+        keys: Vec<Jwk>,
+        at: Millis,
+    },
+    /// Believed under this rule, and under no other: sources may have rules of their own for the same address.
+    Certificate {
+        rule: CertificateRule,
+        der: Vec<u8>,
+        from: Millis,
+        until: Millis,
+    },
 }
 
 /// What was fetched so far. Cheap to share.
@@ -203,7 +212,10 @@ impl FetchedKeys {
             Refusal::KeyNotAtHand(Box::new(NeededKey { url: url.to_owned(), kind, known: false }))
         };
         let entry = self.entry(url).ok_or_else(needed)?;
-        let Entry::Certificate { der, from, until } = &*entry else { return Err(needed()) };
+        let Entry::Certificate { rule: checked, der, from, until } = &*entry else { return Err(needed()) };
+        if checked != rule {
+            return Err(needed());
+        }
         let unusable = || Refusal::CertificateUnusable { url: url.to_owned() };
         if !(*from..=*until).contains(&now) {
             return Err(unusable());
@@ -247,7 +259,7 @@ impl FetchedKeys {
             });
             checked.map_err(|error| format!("no public authority vouches for the certificate: {error}"))?;
         }
-        Ok(Entry::Certificate { der: leaf.to_vec(), from, until })
+        Ok(Entry::Certificate { rule: rule.clone(), der: leaf.to_vec(), from, until })
     }
 
     /// The addresses of sets of keys in use.

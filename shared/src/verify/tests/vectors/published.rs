@@ -396,12 +396,22 @@ fn a_certificate_must_be_valid_for_the_sender_and_vouched_for() {
             Some(words) => assert!(found.as_ref().is_some_and(|found| found.contains(words)), "{words}: {found:?}"),
         }
     }
+    // What a source with a weaker rule of its own had fetched is not believed by others.
+    let weaker = super::super::super::CertificateRule { chain: false, ..rule("paypal") };
+    let shared = FetchedKeys::default();
+    shared.insert(&needed(PAYPAL_CERT, KeyKind::Certificate(weaker)), leaf.as_bytes(), NOW).unwrap();
+    assert_eq!(judged("paypal", "1JE4291016473214C", &shared, &paypal_sent()), "unknown_key");
+    assert_eq!(judged("paypal", "1JE4291016473214C", &trusting, &paypal_sent()), "accepted");
     let confirmation = sns_confirmation();
     let provider = Providers::embedded().unwrap().get("aws-sns").unwrap().clone();
     assert!(
         provider.handshakes.iter().any(|handshake| handshake.is(&confirmation.received()) && handshake.must_verify())
     );
     assert_eq!(judged("aws-sns", "arn:1", &trusting, &confirmation), "accepted");
+}
+
+fn paypal_sent() -> Sent {
+    paypal("1JE4291016473214C", BODY)
 }
 
 /// A confirmation of a subscription as SNS sends it.
