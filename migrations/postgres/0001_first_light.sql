@@ -102,6 +102,9 @@ CREATE TABLE source (
     scheme          TEXT NOT NULL,
     methods         TEXT NOT NULL,
     enabled         BOOLEAN NOT NULL,
+    -- Paused: what it takes is kept, and its deliveries are held.
+    paused          BOOLEAN NOT NULL DEFAULT FALSE,
+    release_rate    BIGINT,
     max_body_bytes  BIGINT NOT NULL,
     response_status BIGINT NOT NULL,
     response_body   TEXT,
@@ -135,11 +138,25 @@ CREATE TABLE destination (
     destination_id     UUID PRIMARY KEY,
     workspace_id       UUID NOT NULL REFERENCES workspace ON DELETE CASCADE,
     name               TEXT NOT NULL,
-    kind               TEXT NOT NULL CHECK (kind IN ('http', 'inspector')),
+    kind               TEXT NOT NULL CHECK (kind IN ('http', 'inspector', 'rabbitmq')),
     url                TEXT,
     enabled            BOOLEAN NOT NULL,
+    -- Who disabled it: a person, or its receiver by an answer.
+    disabled_by        TEXT CHECK (disabled_by IN ('person', 'gone', 'receiver')),
+    -- What was held goes out at this rate a second after it was enabled again; at once unless set.
+    release_rate       BIGINT,
     concurrency        BIGINT NOT NULL,
+    -- Requests begun in each period, over all workers; unlimited unless set.
+    rate_limit         BIGINT,
+    rate_per           TEXT NOT NULL DEFAULT 'second' CHECK (rate_per IN ('second', 'minute', 'hour')),
+    -- Whether a circuit breaker spares it while it fails.
+    breaker            BOOLEAN NOT NULL DEFAULT TRUE,
+    -- The delivery policy of its subscriptions that have none of their own, as JSON.
+    policy             TEXT,
     timeout_ms         BIGINT NOT NULL,
+    -- How it is connected to and what proves us there, as JSON: what may be shown, and apart from it the secrets, sealed.
+    connection         TEXT,
+    credentials        BYTEA,
     signing_secret     BYTEA NOT NULL,
     -- The secret before, which signs beside the current one until then.
     previous_secret    BYTEA,
@@ -159,6 +176,9 @@ CREATE TABLE subscription (
     destination_id  UUID NOT NULL REFERENCES destination ON DELETE CASCADE,
     name            TEXT NOT NULL,
     enabled         BOOLEAN NOT NULL,
+    -- Paused: its deliveries are made and held.
+    paused          BOOLEAN NOT NULL DEFAULT FALSE,
+    release_rate    BIGINT,
     revision        BIGINT NOT NULL,
     version         BIGINT NOT NULL,
     created_ms      BIGINT NOT NULL,
@@ -172,7 +192,9 @@ CREATE INDEX subscription_of_destination ON subscription (destination_id);
 CREATE TABLE subscription_revision (
     subscription_id UUID NOT NULL REFERENCES subscription ON DELETE CASCADE,
     revision        BIGINT NOT NULL,
-    retry_schedule  TEXT,
+    -- Its own delivery policy and its order, as JSON.
+    policy          TEXT,
+    ordering        TEXT,
     filter          TEXT,
     transform       TEXT,
     created_by      UUID,
@@ -235,6 +257,17 @@ CREATE TABLE delivery (
     output          BIGINT NOT NULL,
     webhook_id      UUID NOT NULL,
     status          TEXT NOT NULL CHECK (status IN ('pending', 'held', 'leased', 'delivered', 'failed', 'dropped', 'cancelled')),
+    -- Why it is held: something on its way is paused; one of its key goes before it; it is such a one and was given up.
+    hold            TEXT CHECK (hold IN ('paused', 'order', 'parked')),
+    -- Deliveries that share their destination's lane fairly: those of one subscription, or (all zeros) of replays.
+    flow_id         UUID NOT NULL,
+    -- 0 before the first failure, 1 after it: neither starves the other.
+    class           BIGINT NOT NULL DEFAULT 0,
+    -- Its place in the order of its key, where its subscription asks for one.
+    order_key       BYTEA,
+    position        BIGINT,
+    -- The replay that made it.
+    replay_id       UUID,
     attempts        BIGINT NOT NULL,
     failures        BIGINT NOT NULL,
     next_attempt_ms BIGINT,
@@ -245,15 +278,34 @@ CREATE TABLE delivery (
     last_status     BIGINT,
     last_error      TEXT,
     -- An owner alone says that a row is leased: statements that find rows by key rely on it.
-    CHECK ((status = 'leased') = (lease_owner IS NOT NULL))
+    CHECK ((status = 'leased') = (lease_owner IS NOT NULL)),
+    CHECK ((status = 'held') = (hold IS NOT NULL)),
+    CHECK ((order_key IS NULL) = (position IS NULL))
 );
 CREATE INDEX delivery_of_workspace ON delivery (workspace_id, delivery_id);
 CREATE INDEX delivery_of_event ON delivery (event_id);
--- What is due, per destination, so that one destination's backlog never stands before another's.
-CREATE INDEX delivery_due ON delivery (destination_id, next_attempt_ms) WHERE status = 'pending';
+-- What is due, per destination, flow and class, so that no backlog stands before another's.
+CREATE INDEX delivery_due ON delivery (destination_id, flow_id, class, next_attempt_ms) WHERE status = 'pending';
 -- What a worker that died had in hand.
 CREATE INDEX delivery_leased ON delivery (lease_owner) WHERE status = 'leased';
-CREATE INDEX delivery_held ON delivery (destination_id) WHERE status = 'held';
+CREATE INDEX delivery_held ON delivery (destination_id) WHERE hold = 'paused';
+-- The heads of keys that were given up and stand in the way, for the list of a workspace.
+CREATE INDEX delivery_parked ON delivery (workspace_id, delivery_id) WHERE hold = 'parked';
+-- Who comes next of a key.
+CREATE INDEX delivery_in_order ON delivery (subscription_id, order_key, position)
+    WHERE order_key IS NOT NULL AND status IN ('pending', 'held', 'leased');
+-- What a replay made and has not ended.
+CREATE INDEX delivery_of_replay ON delivery (replay_id) WHERE replay_id IS NOT NULL AND status IN ('pending', 'held', 'leased');
+
+-- The last place that was given in the order of a key. Its row is the lock under which places are given and taken.
+CREATE TABLE order_key (
+    subscription_id UUID NOT NULL,
+    order_key       BYTEA NOT NULL,
+    position        BIGINT NOT NULL,
+    updated_ms      BIGINT NOT NULL,
+    PRIMARY KEY (subscription_id, order_key)
+);
+CREATE INDEX order_key_by_age ON order_key (updated_ms);
 
 -- A row is written when an attempt ends. The attempt under way is the leased delivery itself:
 -- its number, its owner and when it started are committed before the request is sent.
@@ -268,6 +320,8 @@ CREATE TABLE attempt (
     error_code         TEXT,
     error              TEXT,
     address            TEXT,
+    -- The head of the request as far as we made it: request line, and the lines that are not the sender's; secrets masked.
+    request            TEXT,
     timings            TEXT,
     response_headers   BYTEA,
     response_body      BYTEA,
@@ -291,6 +345,76 @@ CREATE TABLE slot (
     PRIMARY KEY (destination_id, worker_id)
 );
 CREATE INDEX slot_of_worker ON slot (worker_id);
+
+-- When the next request to a destination with a rate limit may begin, in microseconds by the store's clock.
+CREATE TABLE pace (
+    destination_id UUID PRIMARY KEY,
+    next_us        BIGINT NOT NULL
+);
+
+-- Circuit breakers that are not closed, or were not a while ago; all others are closed.
+CREATE TABLE breaker (
+    destination_id UUID PRIMARY KEY,
+    state          TEXT NOT NULL CHECK (state IN ('open', 'half_open', 'closed')),
+    -- How often it opened without closing for long; each makes the next wait longer.
+    trips          BIGINT NOT NULL,
+    reason         TEXT NOT NULL,
+    changed_ms     BIGINT NOT NULL,
+    -- When one worker may try again; in half-open, when its right to try ends.
+    probe_ms       BIGINT NOT NULL,
+    prober         UUID
+);
+
+-- What circuit breakers did, for people.
+CREATE TABLE breaker_change (
+    change_id      UUID PRIMARY KEY,
+    workspace_id   UUID NOT NULL,
+    destination_id UUID NOT NULL,
+    at_ms          BIGINT NOT NULL,
+    state          TEXT NOT NULL,
+    reason         TEXT NOT NULL
+);
+CREATE INDEX breaker_change_of_destination ON breaker_change (destination_id, change_id);
+
+-- Access tokens that a destination's authorisation server gave, one for all workers.
+CREATE TABLE destination_token (
+    destination_id UUID PRIMARY KEY,
+    -- What it was asked with; another setting makes it useless.
+    fingerprint    BYTEA NOT NULL,
+    token          BYTEA,
+    expires_ms     BIGINT NOT NULL,
+    -- The worker that asks for a new one, until then.
+    asking         UUID,
+    asking_until   BIGINT NOT NULL
+);
+
+-- Events sent again because a person asked: one, many, or all that a filter matches.
+CREATE TABLE replay (
+    replay_id      UUID PRIMARY KEY,
+    workspace_id   UUID NOT NULL,
+    created_by     UUID NOT NULL,
+    created_ms     BIGINT NOT NULL,
+    updated_ms     BIGINT NOT NULL,
+    finished_ms    BIGINT,
+    state          TEXT NOT NULL CHECK (state IN ('running', 'paused', 'stopped', 'done')),
+    -- What is replayed, as JSON, and to where: the subscriptions of each event's source, one of them, or a destination.
+    filter         TEXT NOT NULL,
+    subscription_id UUID,
+    destination_id UUID,
+    -- Deliveries made in a second; as many as the destinations take unless set.
+    rate           BIGINT,
+    -- Events that matched when it began, events looked at since, deliveries made of them.
+    total          BIGINT NOT NULL,
+    events         BIGINT NOT NULL,
+    deliveries     BIGINT NOT NULL,
+    -- The last event that was looked at, and the newest that belongs to it.
+    at_event       UUID NOT NULL,
+    last_event     UUID NOT NULL,
+    -- When it may go on, by the store's clock.
+    due_ms         BIGINT NOT NULL
+);
+CREATE INDEX replay_of_workspace ON replay (workspace_id, replay_id);
+CREATE INDEX replay_running ON replay (due_ms) WHERE state = 'running';
 
 CREATE TABLE rejection (
     rejection_id UUID PRIMARY KEY,

@@ -96,6 +96,9 @@ CREATE TABLE source (
     scheme          TEXT NOT NULL,
     methods         TEXT NOT NULL,
     enabled         INTEGER NOT NULL,
+    -- Paused: what it takes is kept, and its deliveries are held.
+    paused          INTEGER NOT NULL DEFAULT FALSE,
+    release_rate    INTEGER,
     max_body_bytes  INTEGER NOT NULL,
     response_status INTEGER NOT NULL,
     response_body   TEXT,
@@ -129,11 +132,25 @@ CREATE TABLE destination (
     destination_id     BLOB PRIMARY KEY,
     workspace_id       BLOB NOT NULL REFERENCES workspace ON DELETE CASCADE,
     name               TEXT NOT NULL,
-    kind               TEXT NOT NULL CHECK (kind IN ('http', 'inspector')),
+    kind               TEXT NOT NULL CHECK (kind IN ('http', 'inspector', 'rabbitmq')),
     url                TEXT,
     enabled            INTEGER NOT NULL,
+    -- Who disabled it: a person, or its receiver by an answer.
+    disabled_by        TEXT CHECK (disabled_by IN ('person', 'gone', 'receiver')),
+    -- What was held goes out at this rate a second after it was enabled again; at once unless set.
+    release_rate       INTEGER,
     concurrency        INTEGER NOT NULL,
+    -- Requests begun in each period, over all workers; unlimited unless set.
+    rate_limit         INTEGER,
+    rate_per           TEXT NOT NULL DEFAULT 'second' CHECK (rate_per IN ('second', 'minute', 'hour')),
+    -- Whether a circuit breaker spares it while it fails.
+    breaker            INTEGER NOT NULL DEFAULT TRUE,
+    -- The delivery policy of its subscriptions that have none of their own, as JSON.
+    policy             TEXT,
     timeout_ms         INTEGER NOT NULL,
+    -- How it is connected to and what proves us there, as JSON: what may be shown, and apart from it the secrets, sealed.
+    connection         TEXT,
+    credentials        BLOB,
     signing_secret     BLOB NOT NULL,
     -- The secret before, which signs beside the current one until then.
     previous_secret    BLOB,
@@ -153,6 +170,9 @@ CREATE TABLE subscription (
     destination_id  BLOB NOT NULL REFERENCES destination ON DELETE CASCADE,
     name            TEXT NOT NULL,
     enabled         INTEGER NOT NULL,
+    -- Paused: its deliveries are made and held.
+    paused          INTEGER NOT NULL DEFAULT FALSE,
+    release_rate    INTEGER,
     revision        INTEGER NOT NULL,
     version         INTEGER NOT NULL,
     created_ms      INTEGER NOT NULL,
@@ -166,7 +186,9 @@ CREATE INDEX subscription_of_destination ON subscription (destination_id);
 CREATE TABLE subscription_revision (
     subscription_id BLOB NOT NULL REFERENCES subscription ON DELETE CASCADE,
     revision        INTEGER NOT NULL,
-    retry_schedule  TEXT,
+    -- Its own delivery policy and its order, as JSON.
+    policy          TEXT,
+    ordering        TEXT,
     filter          TEXT,
     transform       TEXT,
     created_by      BLOB,
@@ -229,6 +251,17 @@ CREATE TABLE delivery (
     output          INTEGER NOT NULL,
     webhook_id      BLOB NOT NULL,
     status          TEXT NOT NULL CHECK (status IN ('pending', 'held', 'leased', 'delivered', 'failed', 'dropped', 'cancelled')),
+    -- Why it is held: something on its way is paused; one of its key goes before it; it is such a one and was given up.
+    hold            TEXT CHECK (hold IN ('paused', 'order', 'parked')),
+    -- Deliveries that share their destination's lane fairly: those of one subscription, or (all zeros) of replays.
+    flow_id         BLOB NOT NULL,
+    -- 0 before the first failure, 1 after it: neither starves the other.
+    class           INTEGER NOT NULL DEFAULT 0,
+    -- Its place in the order of its key, where its subscription asks for one.
+    order_key       BLOB,
+    position        INTEGER,
+    -- The replay that made it.
+    replay_id       BLOB,
     attempts        INTEGER NOT NULL,
     failures        INTEGER NOT NULL,
     next_attempt_ms INTEGER,
@@ -239,15 +272,34 @@ CREATE TABLE delivery (
     last_status     INTEGER,
     last_error      TEXT,
     -- An owner alone says that a row is leased: statements that find rows by key rely on it.
-    CHECK ((status = 'leased') = (lease_owner IS NOT NULL))
+    CHECK ((status = 'leased') = (lease_owner IS NOT NULL)),
+    CHECK ((status = 'held') = (hold IS NOT NULL)),
+    CHECK ((order_key IS NULL) = (position IS NULL))
 ) STRICT;
 CREATE INDEX delivery_of_workspace ON delivery (workspace_id, delivery_id);
 CREATE INDEX delivery_of_event ON delivery (event_id);
--- What is due, per destination, so that one destination's backlog never stands before another's.
-CREATE INDEX delivery_due ON delivery (destination_id, next_attempt_ms) WHERE status = 'pending';
+-- What is due, per destination, flow and class, so that no backlog stands before another's.
+CREATE INDEX delivery_due ON delivery (destination_id, flow_id, class, next_attempt_ms) WHERE status = 'pending';
 -- What a worker that died had in hand.
 CREATE INDEX delivery_leased ON delivery (lease_owner) WHERE status = 'leased';
-CREATE INDEX delivery_held ON delivery (destination_id) WHERE status = 'held';
+CREATE INDEX delivery_held ON delivery (destination_id) WHERE hold = 'paused';
+-- The heads of keys that were given up and stand in the way, for the list of a workspace.
+CREATE INDEX delivery_parked ON delivery (workspace_id, delivery_id) WHERE hold = 'parked';
+-- Who comes next of a key.
+CREATE INDEX delivery_in_order ON delivery (subscription_id, order_key, position)
+    WHERE order_key IS NOT NULL AND status IN ('pending', 'held', 'leased');
+-- What a replay made and has not ended.
+CREATE INDEX delivery_of_replay ON delivery (replay_id) WHERE replay_id IS NOT NULL AND status IN ('pending', 'held', 'leased');
+
+-- The last place that was given in the order of a key. Its row is the lock under which places are given and taken.
+CREATE TABLE order_key (
+    subscription_id BLOB NOT NULL,
+    order_key       BLOB NOT NULL,
+    position        INTEGER NOT NULL,
+    updated_ms      INTEGER NOT NULL,
+    PRIMARY KEY (subscription_id, order_key)
+) STRICT;
+CREATE INDEX order_key_by_age ON order_key (updated_ms);
 
 -- A row is written when an attempt ends. The attempt under way is the leased delivery itself:
 -- its number, its owner and when it started are committed before the request is sent.
@@ -262,6 +314,8 @@ CREATE TABLE attempt (
     error_code         TEXT,
     error              TEXT,
     address            TEXT,
+    -- The head of the request as far as we made it: request line, and the lines that are not the sender's; secrets masked.
+    request            TEXT,
     timings            TEXT,
     response_headers   BLOB,
     response_body      BLOB,
@@ -285,6 +339,76 @@ CREATE TABLE slot (
     PRIMARY KEY (destination_id, worker_id)
 ) STRICT;
 CREATE INDEX slot_of_worker ON slot (worker_id);
+
+-- When the next request to a destination with a rate limit may begin, in microseconds by the store's clock.
+CREATE TABLE pace (
+    destination_id BLOB PRIMARY KEY,
+    next_us        INTEGER NOT NULL
+) STRICT;
+
+-- Circuit breakers that are not closed, or were not a while ago; all others are closed.
+CREATE TABLE breaker (
+    destination_id BLOB PRIMARY KEY,
+    state          TEXT NOT NULL CHECK (state IN ('open', 'half_open', 'closed')),
+    -- How often it opened without closing for long; each makes the next wait longer.
+    trips          INTEGER NOT NULL,
+    reason         TEXT NOT NULL,
+    changed_ms     INTEGER NOT NULL,
+    -- When one worker may try again; in half-open, when its right to try ends.
+    probe_ms       INTEGER NOT NULL,
+    prober         BLOB
+) STRICT;
+
+-- What circuit breakers did, for people.
+CREATE TABLE breaker_change (
+    change_id      BLOB PRIMARY KEY,
+    workspace_id   BLOB NOT NULL,
+    destination_id BLOB NOT NULL,
+    at_ms          INTEGER NOT NULL,
+    state          TEXT NOT NULL,
+    reason         TEXT NOT NULL
+) STRICT;
+CREATE INDEX breaker_change_of_destination ON breaker_change (destination_id, change_id);
+
+-- Access tokens that a destination's authorisation server gave, one for all workers.
+CREATE TABLE destination_token (
+    destination_id BLOB PRIMARY KEY,
+    -- What it was asked with; another setting makes it useless.
+    fingerprint    BLOB NOT NULL,
+    token          BLOB,
+    expires_ms     INTEGER NOT NULL,
+    -- The worker that asks for a new one, until then.
+    asking         BLOB,
+    asking_until   INTEGER NOT NULL
+) STRICT;
+
+-- Events sent again because a person asked: one, many, or all that a filter matches.
+CREATE TABLE replay (
+    replay_id      BLOB PRIMARY KEY,
+    workspace_id   BLOB NOT NULL,
+    created_by     BLOB NOT NULL,
+    created_ms     INTEGER NOT NULL,
+    updated_ms     INTEGER NOT NULL,
+    finished_ms    INTEGER,
+    state          TEXT NOT NULL CHECK (state IN ('running', 'paused', 'stopped', 'done')),
+    -- What is replayed, as JSON, and to where: the subscriptions of each event's source, one of them, or a destination.
+    filter         TEXT NOT NULL,
+    subscription_id BLOB,
+    destination_id BLOB,
+    -- Deliveries made in a second; as many as the destinations take unless set.
+    rate           INTEGER,
+    -- Events that matched when it began, events looked at since, deliveries made of them.
+    total          INTEGER NOT NULL,
+    events         INTEGER NOT NULL,
+    deliveries     INTEGER NOT NULL,
+    -- The last event that was looked at, and the newest that belongs to it.
+    at_event       BLOB NOT NULL,
+    last_event     BLOB NOT NULL,
+    -- When it may go on, by the store's clock.
+    due_ms         INTEGER NOT NULL
+) STRICT;
+CREATE INDEX replay_of_workspace ON replay (workspace_id, replay_id);
+CREATE INDEX replay_running ON replay (due_ms) WHERE state = 'running';
 
 CREATE TABLE rejection (
     rejection_id BLOB PRIMARY KEY,

@@ -135,6 +135,10 @@ id!(/// One run of a worker process; it owns leases and slots.
     WorkerId, "wrk");
 id!(/// One request that an inspector destination kept.
     InspectionId, "ins");
+id!(/// Events that are sent again because a person asked.
+    ReplayId, "rpl");
+id!(/// One change of a circuit breaker.
+    BreakerChangeId, "brk");
 id!(/// One message that could not be persisted as an event.
     ParkedId, "prk");
 

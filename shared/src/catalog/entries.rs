@@ -10,12 +10,12 @@ use secrecy::{ExposeSecret as _, SecretString};
 use crate::clock::Millis;
 use crate::egress::to_uri;
 use crate::id::{DestinationId, SourceId, SubscriptionId, WorkspaceId};
-use crate::model::RetrySchedule;
+use crate::model::{DeliveryPolicy, PolicyRules};
 use crate::signing::SigningSecret;
 use crate::store::sources::SecretPurpose;
 use crate::store::{DestinationRow, SecretRow, SourceRow, SubscriptionRow};
 use crate::vault::Vault;
-use crate::verify::{Credentials, FactRules, Handshake, Providers, RepeatRule, Scheme, Secret, Verifier};
+use crate::verify::{Credentials, FactRules, Handshake, Ordering, Providers, RepeatRule, Scheme, Secret, Verifier};
 
 /// A source, ready to receive.
 pub struct Source {
@@ -29,6 +29,8 @@ pub struct Source {
     pub key: String,
     /// Whether it takes anything.
     pub enabled: bool,
+    /// Whether its deliveries are held.
+    pub paused: bool,
     /// Methods it takes.
     pub methods: Vec<Method>,
     /// The largest body.
@@ -86,6 +88,12 @@ pub struct Destination {
     pub enabled: bool,
     /// Requests at once, over all workers.
     pub concurrency: i64,
+    /// The time between two requests that its rate limit asks for, over all workers, in microseconds.
+    pub interval_us: Option<i64>,
+    /// Whether a circuit breaker spares it while it fails.
+    pub breaker: bool,
+    /// The delivery policy of subscriptions that have none of their own.
+    pub policy: PolicyRules,
     /// How long an attempt may take.
     pub timeout: Duration,
     /// What outgoing requests are signed with: the current secret, and behind it the one before.
@@ -117,10 +125,30 @@ pub struct Subscription {
     pub destination_id: DestinationId,
     /// Whether it makes deliveries.
     pub enabled: bool,
+    /// Whether its deliveries are held.
+    pub paused: bool,
     /// The current revision.
     pub revision: i64,
-    /// When a failed delivery is tried again.
-    pub schedule: Arc<RetrySchedule>,
+    /// Its own delivery policy.
+    pub policy: PolicyRules,
+    /// The order that it keeps, if it keeps one.
+    pub ordering: Option<Arc<Ordering>>,
+}
+
+impl Subscription {
+    /// The policy that its deliveries to `destination` have.
+    pub fn policy_for(&self, destination: &Destination) -> DeliveryPolicy {
+        DeliveryPolicy::of(&self.policy, &destination.policy, destination.timeout)
+    }
+}
+
+/// A period of a rate limit in microseconds.
+fn period_us(name: &str) -> i64 {
+    match name {
+        "hour" => 3_600_000_000,
+        "minute" => 60_000_000,
+        _ => 1_000_000,
+    }
 }
 
 pub(super) fn source(row: SourceRow, secrets: &[SecretRow], vault: &Vault, providers: &Providers) -> Source {
@@ -153,6 +181,7 @@ pub(super) fn source(row: SourceRow, secrets: &[SecretRow], vault: &Vault, provi
         name: row.name,
         key: row.source_key,
         enabled: row.enabled,
+        paused: row.paused,
         methods: row.methods.split(' ').filter_map(|method| method.parse().ok()).collect(),
         max_body_bytes: usize::try_from(row.max_body_bytes).unwrap_or(0),
         response_status: u16::try_from(row.response_status)
@@ -193,6 +222,9 @@ pub(super) fn destination(row: DestinationRow, vault: &Vault) -> Destination {
         kind: broken.map_or_else(|| kind(&row), Err),
         enabled: row.enabled,
         concurrency: row.concurrency,
+        interval_us: row.rate_limit.map(|limit| period_us(&row.rate_per) / limit.max(1)),
+        breaker: row.breaker,
+        policy: PolicyRules::from_text(row.policy.as_deref()),
         timeout: Duration::from_millis(row.timeout_ms.max(1).unsigned_abs()),
         signing,
         previous_until: row.previous_until_ms,
@@ -211,17 +243,15 @@ fn kind(row: &DestinationRow) -> Result<DestinationKind, String> {
 }
 
 pub(super) fn subscription(row: SubscriptionRow) -> Subscription {
-    let own = row.retry_schedule.as_deref().and_then(|text| {
-        let waits: Vec<u64> = serde_json::from_str(text).ok()?;
-        RetrySchedule::from_seconds(&waits).ok()
-    });
     Subscription {
         id: row.subscription_id.into(),
         workspace_id: row.workspace_id.into(),
         source_id: row.source_id.into(),
         destination_id: row.destination_id.into(),
         enabled: row.enabled,
+        paused: row.paused,
         revision: row.revision,
-        schedule: Arc::new(own.unwrap_or_default()),
+        policy: PolicyRules::from_text(row.policy.as_deref()),
+        ordering: row.ordering.as_deref().and_then(|text| serde_json::from_str(text).ok()).map(Arc::new),
     }
 }

@@ -2,7 +2,11 @@
 
 pub mod event;
 pub mod headers;
+pub mod policy;
 pub mod retry;
+pub mod statuses;
 
 pub use event::{DecodeError, Event};
-pub use retry::RetrySchedule;
+pub use policy::{DeliveryPolicy, PolicyRules};
+pub use retry::{Retry, RetrySchedule};
+pub use statuses::StatusSet;

@@ -24,6 +24,8 @@ row! {
         methods: String,
         /// Whether it takes anything.
         enabled: bool,
+        /// Whether its deliveries are held.
+        paused: bool,
         /// The largest body.
         max_body_bytes: i64,
         /// The status of an accepting answer.
@@ -70,6 +72,18 @@ row! {
         enabled: bool,
         /// Requests at once, over all workers.
         concurrency: i64,
+        /// Requests begun in each period, over all workers; unlimited unless set.
+        rate_limit: Option<i64>,
+        /// The period: `second`, `minute` or `hour`.
+        rate_per: String,
+        /// Whether a circuit breaker spares it while it fails.
+        breaker: bool,
+        /// The delivery policy of its subscriptions that have none of their own, as JSON.
+        policy: Option<String>,
+        /// How it is connected to, as JSON.
+        connection: Option<String>,
+        /// The secrets that prove us there, as JSON, sealed.
+        credentials: Option<Vec<u8>>,
         /// How long an attempt may take.
         timeout_ms: i64,
         /// Sealed by the vault.
@@ -98,10 +112,14 @@ row! {
         destination_id: Uuid,
         /// Whether it makes deliveries.
         enabled: bool,
+        /// Whether its deliveries are held.
+        paused: bool,
         /// The current revision.
         revision: i64,
-        /// Its own retry schedule, as JSON, if it has one.
-        retry_schedule: Option<String>,
+        /// Its own delivery policy, as JSON, if it has one.
+        policy: Option<String>,
+        /// The order that it keeps, as JSON, if it keeps one.
+        ordering: Option<String>,
     }
 }
 
@@ -114,7 +132,7 @@ impl Store {
         q!(
             &self.db,
             fetch_all as SourceRow,
-            "SELECT source_id, workspace_id, name, source_key, provider, scheme, methods, enabled, max_body_bytes,
+            "SELECT source_id, workspace_id, name, source_key, provider, scheme, methods, enabled, paused, max_body_bytes,
                     response_status, response_body, repeat_rule, allowed_ips
              FROM source WHERE $1 IS NULL OR source_id = $1",
             only.into()
@@ -129,7 +147,7 @@ impl Store {
         q!(
             &self.db,
             fetch_optional as SourceRow,
-            "SELECT source_id, workspace_id, name, source_key, provider, scheme, methods, enabled, max_body_bytes,
+            "SELECT source_id, workspace_id, name, source_key, provider, scheme, methods, enabled, paused, max_body_bytes,
                     response_status, response_body, repeat_rule, allowed_ips
              FROM source WHERE source_key = $1",
             key
@@ -158,7 +176,8 @@ impl Store {
         q!(
             &self.db,
             fetch_all as DestinationRow,
-            "SELECT destination_id, workspace_id, kind, url, enabled, concurrency, timeout_ms, signing_secret,
+            "SELECT destination_id, workspace_id, kind, url, enabled, concurrency, rate_limit, rate_per, breaker, policy, timeout_ms,
+                    connection, credentials, signing_secret,
                     previous_secret, previous_until_ms, inspector_status, inspector_delay_ms
              FROM destination WHERE $1 IS NULL OR destination_id = $1",
             only.into()
@@ -173,7 +192,8 @@ impl Store {
         q!(
             &self.db,
             fetch_all as SubscriptionRow,
-            "SELECT s.subscription_id, s.workspace_id, s.source_id, s.destination_id, s.enabled, s.revision, r.retry_schedule
+            "SELECT s.subscription_id, s.workspace_id, s.source_id, s.destination_id, s.enabled, s.paused, s.revision,
+                    r.policy, r.ordering
              FROM subscription AS s
              LEFT JOIN subscription_revision AS r ON r.subscription_id = s.subscription_id AND r.revision = s.revision
              WHERE $1 IS NULL OR s.subscription_id = $1",

@@ -14,8 +14,8 @@ const RELEASE_BATCH: i64 = 1_000;
 /// The columns of a row, named: a later migration may add some while this program runs.
 macro_rules! columns {
     () => {
-        "destination_id, workspace_id, name, kind, url, enabled, concurrency, timeout_ms, signing_secret, previous_secret, \
-         previous_until_ms, inspector_status, inspector_delay_ms, version, created_ms, updated_ms"
+        "destination_id, workspace_id, name, kind, url, enabled, disabled_by, release_rate, concurrency, rate_limit, rate_per, \
+         breaker, policy, timeout_ms, connection, credentials, signing_secret, previous_secret, previous_until_ms, inspector_status, inspector_delay_ms, version, created_ms, updated_ms"
     };
 }
 
@@ -35,10 +35,26 @@ row! {
         url: Option<String>,
         /// Whether deliveries go out.
         enabled: bool,
+        /// Who disabled it: `person`, or its receiver (`gone`, `receiver`).
+        disabled_by: Option<String>,
+        /// At which rate a second what was held goes out after it was enabled; at once unless set.
+        release_rate: Option<i64>,
         /// Requests at once, over all workers.
         concurrency: i64,
+        /// Requests begun in each period, over all workers; unlimited unless set.
+        rate_limit: Option<i64>,
+        /// The period: `second`, `minute` or `hour`.
+        rate_per: String,
+        /// Whether a circuit breaker spares it while it fails.
+        breaker: bool,
+        /// The delivery policy of its subscriptions that have none of their own, as JSON.
+        policy: Option<String>,
         /// How long an attempt may take.
         timeout_ms: i64,
+        /// How it is connected to, as JSON that may be shown.
+        connection: Option<String>,
+        /// The secrets that prove us there, as JSON, sealed.
+        credentials: Option<Vec<u8>>,
         /// Sealed by the vault.
         signing_secret: Vec<u8>,
         /// The secret before, sealed, which signs beside the current one for a while.
@@ -107,8 +123,9 @@ impl Store {
             tx &mut tx,
             execute,
             "INSERT INTO destination (destination_id, workspace_id, name, kind, url, enabled, concurrency, timeout_ms,
-                    signing_secret, inspector_status, inspector_delay_ms, version, created_ms, updated_ms)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
+                    signing_secret, inspector_status, inspector_delay_ms, version, created_ms, updated_ms, disabled_by,
+                    rate_limit, rate_per, breaker, policy, connection, credentials)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21)",
             new.destination_id,
             new.workspace_id,
             &new.name,
@@ -122,7 +139,14 @@ impl Store {
             new.inspector_delay_ms,
             new.version,
             new.created_ms,
-            new.updated_ms
+            new.updated_ms,
+            &new.disabled_by,
+            new.rate_limit,
+            &new.rate_per,
+            new.breaker,
+            &new.policy,
+            &new.connection,
+            &new.credentials
         )?;
         self.commit_changes(tx, &[CatalogChange::Destination(new.destination_id.into())]).await
     }
@@ -138,7 +162,8 @@ impl Store {
             tx &mut tx,
             fetch_optional as Destination,
             concat!("UPDATE destination SET name = $4, url = $5, enabled = $6, concurrency = $7, timeout_ms = $8,
-                    inspector_status = $9, inspector_delay_ms = $10, version = version + 1, updated_ms = $11
+                    inspector_status = $9, inspector_delay_ms = $10, disabled_by = $12, release_rate = $13, rate_limit = $14, rate_per = $15,
+                    breaker = $16, policy = $17, connection = $18, credentials = $19, version = version + 1, updated_ms = $11
              WHERE workspace_id = $1 AND destination_id = $2 AND version = $3 RETURNING ", columns!()),
             changed.workspace_id,
             changed.destination_id,
@@ -150,7 +175,15 @@ impl Store {
             changed.timeout_ms,
             changed.inspector_status,
             changed.inspector_delay_ms,
-            self.now_ms()
+            self.now_ms(),
+            &changed.disabled_by,
+            changed.release_rate,
+            changed.rate_limit,
+            &changed.rate_per,
+            changed.breaker,
+            &changed.policy,
+            &changed.connection,
+            &changed.credentials
         )?;
         if updated.is_some() {
             self.commit_changes(tx, &[CatalogChange::Destination(changed.destination_id.into())]).await?;

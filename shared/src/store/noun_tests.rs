@@ -64,6 +64,8 @@ impl Fixture {
             scheme: "{}".into(),
             methods: "POST PUT".into(),
             enabled: true,
+            paused: false,
+            release_rate: None,
             max_body_bytes: 1024,
             response_status: 200,
             response_body: Some("ok".into()),
@@ -85,8 +87,16 @@ impl Fixture {
             kind: "http".into(),
             url: Some("https://example.com/".into()),
             enabled: true,
+            disabled_by: None,
+            release_rate: None,
             concurrency: 4,
+            rate_limit: None,
+            rate_per: "second".into(),
+            breaker: true,
+            policy: None,
             timeout_ms: 30_000,
+            connection: None,
+            credentials: None,
             signing_secret: vec![1, 2, 3],
             previous_secret: None,
             previous_until_ms: None,
@@ -108,11 +118,14 @@ impl Fixture {
             destination_id: self.destination().await.destination_id,
             name: "s".into(),
             enabled: true,
+            paused: false,
+            release_rate: None,
             revision: 1,
             version: 1,
             created_ms: 5,
             updated_ms: 5,
-            retry_schedule: None,
+            policy: None,
+            ordering: None,
         };
         self.create_subscription(&subscription, UserId::new()).await.unwrap();
         subscription
@@ -143,8 +156,9 @@ impl Fixture {
             &self.db,
             execute,
             "INSERT INTO delivery (delivery_id, workspace_id, event_id, subscription_id, revision, destination_id, output,
-                    webhook_id, status, attempts, failures, next_attempt_ms, lease_owner, created_ms, finished_ms)
-             VALUES ($1, $2, $3, $4, 1, $5, 0, $1, $6, 3, 3, NULL, CASE WHEN $6 = 'leased' THEN $1 END, $7, 9)",
+                    webhook_id, status, hold, flow_id, attempts, failures, next_attempt_ms, lease_owner, created_ms, finished_ms)
+             VALUES ($1, $2, $3, $4, 1, $5, 0, $1, $6, CASE WHEN $6 = 'held' THEN 'paused' END, $4, 3, 3, NULL,
+                     CASE WHEN $6 = 'leased' THEN $1 END, $7, 9)",
             id.0,
             self.mine.0,
             event.0,
@@ -247,7 +261,7 @@ async fn new_rules_make_a_new_revision_and_other_changes_do_not() {
         s.name = "renamed".into();
         let s = store.update_subscription(&s, false, user).await.unwrap().unwrap();
         assert_eq!((s.revision, s.version), (1, 2));
-        let ruled = Subscription { retry_schedule: Some("[1,2]".into()), ..s.clone() };
+        let ruled = Subscription { policy: Some(r#"{"delay_s":1}"#.into()), ..s.clone() };
         let ruled = store.update_subscription(&ruled, true, user).await.unwrap().unwrap();
         assert_eq!((ruled.revision, ruled.version), (2, 3));
         assert_eq!(store.update_subscription(&s, true, user).await.unwrap(), None, "version 2 is gone");

@@ -11,8 +11,8 @@ use crate::{q, row};
 /// The columns of a row, named: a later migration may add some while this program runs.
 macro_rules! columns {
     () => {
-        "source_id, workspace_id, name, source_key, provider, scheme, methods, enabled, max_body_bytes, response_status, \
-         response_body, repeat_rule, allowed_ips, version, created_ms, updated_ms"
+        "source_id, workspace_id, name, source_key, provider, scheme, methods, enabled, paused, release_rate, max_body_bytes, \
+         response_status, response_body, repeat_rule, allowed_ips, version, created_ms, updated_ms"
     };
 }
 
@@ -36,6 +36,10 @@ row! {
         methods: String,
         /// Whether it takes anything.
         enabled: bool,
+        /// Whether its deliveries are held.
+        paused: bool,
+        /// At which rate a second what was held goes out after a pause; at once unless set.
+        release_rate: Option<i64>,
         /// The largest body.
         max_body_bytes: i64,
         /// The status of an accepting answer.
@@ -232,7 +236,7 @@ impl Store {
             tx &mut tx,
             fetch_optional as Source,
             concat!("UPDATE source SET name = $4, scheme = $5, methods = $6, enabled = $7, max_body_bytes = $8, response_status = $9,
-                    response_body = $10, repeat_rule = $12, allowed_ips = $13, version = version + 1, updated_ms = $11
+                    response_body = $10, repeat_rule = $12, allowed_ips = $13, paused = $14, release_rate = $15, version = version + 1, updated_ms = $11
              WHERE workspace_id = $1 AND source_id = $2 AND version = $3 RETURNING ", columns!()),
             source.workspace_id,
             source.source_id,
@@ -246,7 +250,9 @@ impl Store {
             &source.response_body,
             self.now_ms(),
             &source.repeat_rule,
-            &source.allowed_ips
+            &source.allowed_ips,
+            source.paused,
+            source.release_rate
         )?;
         if updated.is_some() {
             self.commit_changes(tx, &[CatalogChange::Source(source.source_id.into())]).await?;

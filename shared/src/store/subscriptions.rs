@@ -23,6 +23,10 @@ row! {
         name: String,
         /// Whether it makes deliveries.
         enabled: bool,
+        /// Whether its deliveries are held.
+        paused: bool,
+        /// At which rate a second what was held goes out after a pause; at once unless set.
+        release_rate: Option<i64>,
         /// The current revision of its rules.
         revision: i64,
         /// Counts changes of any kind.
@@ -31,8 +35,10 @@ row! {
         created_ms: i64,
         /// When it was last changed.
         updated_ms: i64,
-        /// Its own retry schedule, seconds as a JSON array, if it has one.
-        retry_schedule: Option<String>,
+        /// Its own delivery policy, as JSON, if it has one.
+        policy: Option<String>,
+        /// The order that it keeps, as JSON, if it keeps one.
+        ordering: Option<String>,
     }
 }
 
@@ -64,8 +70,8 @@ impl Store {
         q!(
             &self.db,
             fetch_all as Subscription,
-            "SELECT s.subscription_id, s.workspace_id, s.source_id, s.destination_id, s.name, s.enabled, s.revision, s.version,
-                    s.created_ms, s.updated_ms, r.retry_schedule
+            "SELECT s.subscription_id, s.workspace_id, s.source_id, s.destination_id, s.name, s.enabled, s.paused, s.release_rate,
+                    s.revision, s.version, s.created_ms, s.updated_ms, r.policy, r.ordering
              FROM subscription AS s
              LEFT JOIN subscription_revision AS r ON r.subscription_id = s.subscription_id AND r.revision = s.revision
              WHERE s.workspace_id = $1 AND s.subscription_id < $2 ORDER BY s.subscription_id DESC LIMIT $3",
@@ -83,8 +89,8 @@ impl Store {
         q!(
             &self.db,
             fetch_optional as Subscription,
-            "SELECT s.subscription_id, s.workspace_id, s.source_id, s.destination_id, s.name, s.enabled, s.revision, s.version,
-                    s.created_ms, s.updated_ms, r.retry_schedule
+            "SELECT s.subscription_id, s.workspace_id, s.source_id, s.destination_id, s.name, s.enabled, s.paused, s.release_rate,
+                    s.revision, s.version, s.created_ms, s.updated_ms, r.policy, r.ordering
              FROM subscription AS s
              LEFT JOIN subscription_revision AS r ON r.subscription_id = s.subscription_id AND r.revision = s.revision
              WHERE s.workspace_id = $1 AND s.subscription_id = $2",
@@ -165,7 +171,8 @@ impl Store {
         let rows = q!(
             tx &mut tx,
             execute,
-            "UPDATE subscription SET name = $4, enabled = $5, revision = $6, version = $7, updated_ms = $8
+            "UPDATE subscription SET name = $4, enabled = $5, revision = $6, version = $7, updated_ms = $8,
+                    paused = $9, release_rate = $10
              WHERE workspace_id = $1 AND subscription_id = $2 AND version = $3",
             saved.workspace_id,
             saved.subscription_id,
@@ -174,7 +181,9 @@ impl Store {
             saved.enabled,
             saved.revision,
             saved.version,
-            now
+            now,
+            saved.paused,
+            saved.release_rate
         )?;
         if rows == 0 {
             return Ok(None);
@@ -220,11 +229,12 @@ async fn insert_revision(tx: &mut Tx, subscription: &Subscription, by: UserId, n
     q!(
         tx tx,
         execute,
-        "INSERT INTO subscription_revision (subscription_id, revision, retry_schedule, created_by, created_ms)
-         VALUES ($1, $2, $3, $4, $5)",
+        "INSERT INTO subscription_revision (subscription_id, revision, policy, ordering, created_by, created_ms)
+         VALUES ($1, $2, $3, $4, $5, $6)",
         subscription.subscription_id,
         subscription.revision,
-        &subscription.retry_schedule,
+        &subscription.policy,
+        &subscription.ordering,
         by.0,
         now
     )

@@ -150,8 +150,8 @@ impl Store {
                 tx &mut tx,
                 execute,
                 "INSERT INTO delivery (delivery_id, workspace_id, event_id, subscription_id, revision, destination_id, output,
-                        webhook_id, status, attempts, failures, next_attempt_ms, created_ms)
-                 VALUES ($1, $2, $3, $4, $5, $6, 0, $1, $7, 0, 0, $8, $8)",
+                        webhook_id, status, hold, flow_id, attempts, failures, next_attempt_ms, created_ms)
+                 VALUES ($1, $2, $3, $4, $5, $6, 0, $1, $7, CASE WHEN $7 = 'held' THEN 'paused' END, $4, 0, 0, $8, $8)",
                 id,
                 workspace.0,
                 event.0,
