@@ -43,6 +43,19 @@ pub(super) struct Worker {
     /// Outcomes that wait for the recorder.
     pub(super) outcomes: Vec<Outcome>,
     strays: BTreeSet<usize>,
+    policy: DeliveryPolicy,
+    broken: Option<Broken>,
+}
+
+/// A guard that is switched off, to see that what it guards against is found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Broken {
+    /// What was leased by a lost commit is not given back.
+    Strays,
+    /// What the store says of slots is not asked.
+    Slots,
+    /// A lease is believed to stand for ever.
+    Fence,
 }
 
 /// What a worker does beyond itself.
@@ -58,7 +71,7 @@ fn new_id(dice: &mut StdRng) -> WorkerId {
 
 impl Worker {
     /// Enters a worker; `None` while the store does not answer.
-    pub(super) fn start(store: &mut Store, now: Duration, dice: &mut StdRng) -> Option<Self> {
+    pub(super) fn start(store: &mut Store, now: Duration, dice: &mut StdRng, broken: Option<Broken>) -> Option<Self> {
         let id = new_id(dice);
         store.ask(now, dice, |store| store.workers.insert(id, now + TTL)).ok()?;
         Some(Self {
@@ -68,6 +81,8 @@ impl Worker {
             in_hand: BTreeMap::new(),
             outcomes: Vec::new(),
             strays: BTreeSet::new(),
+            policy: DeliveryPolicy::default(),
+            broken,
         })
     }
 
@@ -86,6 +101,11 @@ impl Worker {
 
     pub(super) fn room(&self, destination: usize, flow: Uuid) -> usize {
         self.lanes.get(&destination).map_or(0, |lane| lane.room((flow, FlowKey::FIRST)))
+    }
+
+    /// Whether its lease stands, as it sees it.
+    pub(super) fn stands(&self, now: Duration) -> bool {
+        self.term.stands(now) || self.broken == Some(Broken::Fence)
     }
 
     fn lane(&mut self, destination: usize) -> &mut Lane<Job> {
@@ -123,7 +143,7 @@ impl Worker {
 
     /// Begins what slots, turns and the lease allow.
     pub(super) fn pump(&mut self, now: Duration, effects: &mut Effects) {
-        if !self.term.stands(now) {
+        if !self.stands(now) {
             return;
         }
         let me = self.id;
@@ -136,9 +156,8 @@ impl Worker {
 
     /// An attempt ended, with an answer or without.
     pub(super) fn ended(&mut self, job: Job, ended: Ended, store: &mut Store, now: Duration, dice: &mut StdRng) {
-        let policy = DeliveryPolicy::default();
         let rules = Rules {
-            policy: &policy,
+            policy: &self.policy,
             ordering: None,
             attempts: job.number,
             // The default schedule waits for hours; a simulation has minutes: every failure counts as the first.
@@ -210,10 +229,11 @@ impl Worker {
             store.ask(now, dice, |store| store.reap(now))?;
         }
         self.settle_slots(store, now, dice)?;
+        if self.broken == Some(Broken::Strays) {
+            return Ok(());
+        }
         let me = self.id;
-        let leased = store.ask(now, dice, |store| {
-            store.rows.iter().enumerate().filter(|(_, row)| row.owner == Some(me)).map(|(id, _)| id).collect::<Vec<_>>()
-        })?;
+        let leased = store.ask(now, dice, |store| store.leased_to(me))?;
         let strays: BTreeSet<usize> = leased.into_iter().filter(|row| !self.in_hand.contains_key(row)).collect();
         let lost: Vec<usize> = strays.intersection(&self.strays).copied().collect();
         store.ask(now, dice, |store| store.give_back(me, &lost, now))?;
@@ -227,10 +247,14 @@ impl Worker {
         let stored: BTreeMap<usize, i64> = store.ask(now, dice, |store| {
             store.slots.iter().filter(|((_, worker), _)| *worker == me).map(|((d, _), held)| (*d, *held)).collect()
         })?;
-        let mut idle: Vec<usize> = stored.keys().filter(|id| !self.lanes.contains_key(id)).copied().collect();
+        let trusted = self.broken != Some(Broken::Slots);
+        let mut idle: Vec<usize> =
+            stored.keys().filter(|id| trusted && !self.lanes.contains_key(id)).copied().collect();
         let mut wishes = Vec::new();
         for (destination, lane) in &mut self.lanes {
-            lane.granted = stored.get(destination).map_or(0, |held| usize::try_from(*held).unwrap_or(0));
+            if trusted {
+                lane.granted = stored.get(destination).map_or(0, |held| usize::try_from(*held).unwrap_or(0));
+            }
             if lane.gate() == Gate::Open {
                 if lane.in_flight == 0 && lane.granted > 0 {
                     idle.push(*destination);
@@ -291,7 +315,7 @@ impl Worker {
 
     /// Claims what is due.
     pub(super) fn schedule(&mut self, store: &mut Store, now: Duration, dice: &mut StdRng) -> Result<(), Lost> {
-        if !self.term.stands(now) {
+        if !self.stands(now) {
             return Ok(());
         }
         let search = dice.random_range(0..3) == 0;
@@ -301,9 +325,8 @@ impl Worker {
                 continue;
             }
             if lane.is_none_or(|lane| lane.held == 0) {
-                let due = store.ask(now, dice, |store| {
-                    lines().any(|line| store.rows.iter().any(|row| store.is_due(row, key(destination, line), now)))
-                })?;
+                let due =
+                    store.ask(now, dice, |store| lines().any(|line| store.has_due(key(destination, line), now)))?;
                 if !due {
                     continue;
                 }
@@ -338,11 +361,8 @@ impl Worker {
             if b.probe > now {
                 continue;
             }
-            let due: Vec<Line> = store.ask(now, dice, |store| {
-                lines()
-                    .filter(|line| store.rows.iter().any(|row| store.is_due(row, key(destination, *line), now)))
-                    .collect()
-            })?;
+            let due: Vec<Line> = store
+                .ask(now, dice, |store| lines().filter(|line| store.has_due(key(destination, *line), now)).collect())?;
             let (me, for_ms) = (self.id, breaker::probe_ms(super::TIMEOUT));
             if !due.is_empty() && store.ask(now, dice, |store| store.try_breaker(destination, me, now, for_ms))? {
                 self.set_gate(destination, Gate::Trying, store, now, dice);

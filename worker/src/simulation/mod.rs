@@ -14,7 +14,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use uuid::Uuid;
 
-use self::fleet::{DESTINATIONS, Effects, FLOWS, Worker};
+use self::fleet::{Broken, DESTINATIONS, Effects, FLOWS, Worker};
 use self::world::{INTERVAL, Job, LIMIT, Mood, Row, Status, Store};
 use crate::deliver::decide::Ended;
 
@@ -99,10 +99,11 @@ struct Simulation {
     /// Rows that a receiver took.
     taken: BTreeSet<usize>,
     placed: BTreeMap<u8, usize>,
+    broken: Option<Broken>,
 }
 
 impl Simulation {
-    fn new(seed: u64) -> Self {
+    fn new(seed: u64, broken: Option<Broken>) -> Self {
         let mut simulation = Self {
             dice: StdRng::seed_from_u64(seed),
             now: Duration::ZERO,
@@ -118,6 +119,7 @@ impl Simulation {
             paced: Vec::new(),
             taken: BTreeSet::new(),
             placed: BTreeMap::new(),
+            broken,
         };
         simulation.store.faults = simulation.dice.random_range(0..60);
         for place in 0..WORKERS {
@@ -191,7 +193,7 @@ impl Simulation {
         if self.places[place].worker.is_some() {
             return;
         }
-        match Worker::start(&mut self.store, self.now, &mut self.dice) {
+        match Worker::start(&mut self.store, self.now, &mut self.dice, self.broken) {
             Some(worker) => {
                 self.places[place].worker = Some(worker);
                 self.places[place].began = self.now;
@@ -318,7 +320,7 @@ impl Simulation {
                 Task::Schedule => worker.schedule(store, now, dice).unwrap_or(()),
                 Task::Breakers => worker.look_at_breakers(store, now, dice).unwrap_or(()),
                 Task::Turns => worker.take_turns(store, now, dice).unwrap_or(()),
-                Task::Fence if !worker.term.stands(now) => self.cut_off(place),
+                Task::Fence if !worker.stands(now) => self.cut_off(place),
                 Task::Fence => {}
             }
         }
@@ -434,8 +436,8 @@ impl Simulation {
     }
 }
 
-fn simulate(seed: u64) {
-    let mut simulation = Simulation::new(seed);
+fn simulate(seed: u64, broken: Option<Broken>) {
+    let mut simulation = Simulation::new(seed, broken);
     simulation.run();
     simulation.verdict();
 }
@@ -444,15 +446,23 @@ fn simulate(seed: u64) {
 fn a_fleet_under_faults_loses_nothing_and_keeps_limits_order_and_breakers() {
     let seeds: Vec<u64> = match std::env::var("HOOKYARD_TEST_SEED").ok().and_then(|seed| seed.parse().ok()) {
         Some(seed) => vec![seed],
-        None => (0..3_000).collect(),
+        None => (0..2_000).collect(),
     };
     for seed in seeds {
-        if let Err(failed) = std::panic::catch_unwind(|| simulate(seed)) {
+        if let Err(failed) = std::panic::catch_unwind(|| simulate(seed, None)) {
             #[expect(clippy::print_stderr, reason = "whoever sees it fail needs the seed")]
             {
                 eprintln!("seed {seed} (HOOKYARD_TEST_SEED={seed} runs it alone)");
             }
             std::panic::resume_unwind(failed);
         }
+    }
+}
+
+#[test]
+fn a_guard_that_is_switched_off_is_found() {
+    for broken in [Broken::Strays, Broken::Slots, Broken::Fence] {
+        let found = (0..300).any(|seed| std::panic::catch_unwind(|| simulate(seed, Some(broken))).is_err());
+        assert!(found, "{broken:?} is switched off, and no seed shows it");
     }
 }

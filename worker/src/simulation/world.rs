@@ -95,6 +95,8 @@ pub(super) struct Store {
     /// When a question was last lost.
     pub(super) last_fault: Duration,
     pub(super) superseded: u64,
+    /// Rows that have not ended.
+    unfinished: BTreeSet<usize>,
 }
 
 impl Store {
@@ -109,6 +111,7 @@ impl Store {
             down: false,
             last_fault: Duration::ZERO,
             superseded: 0,
+            unfinished: BTreeSet::new(),
         }
     }
 
@@ -136,6 +139,7 @@ impl Store {
         let first = self.rows.len();
         self.rows.extend(rows);
         let ids: Vec<usize> = (first..self.rows.len()).collect();
+        self.unfinished.extend(&ids);
         for id in &ids {
             self.promote(self.rows[*id].order);
         }
@@ -145,22 +149,35 @@ impl Store {
     /// Lets the first of a key go.
     fn promote(&mut self, order: Option<(u8, usize)>) {
         let Some((key, _)) = order else { return };
-        let of_key = |row: &&mut Row| row.order.is_some_and(|(k, _)| k == key) && !row.has_ended();
-        let first = self.rows.iter_mut().filter(of_key).min_by_key(|row| row.order.map(|(_, place)| place));
-        if let Some(row) = first.filter(|row| row.status == Status::InOrder) {
-            row.status = Status::Pending;
+        let place = |id: &usize| self.rows[*id].order.filter(|(k, _)| *k == key);
+        let of_key = self.unfinished.iter().filter_map(|id| Some((place(id)?, *id)));
+        if let Some((_, id)) = of_key.min()
+            && self.rows[id].status == Status::InOrder
+        {
+            self.rows[id].status = Status::Pending;
         }
     }
 
-    pub(super) fn is_due(&self, row: &Row, line: FlowKey, now: Duration) -> bool {
+    fn is_due(&self, id: usize, line: FlowKey, now: Duration) -> bool {
+        let row = &self.rows[id];
         row.status == Status::Pending
             && row.due <= now
             && row.destination as u128 == line.destination_id.as_u128()
             && (row.flow, row.class) == (line.flow_id, line.class)
     }
 
+    /// Whether anything of a line is due.
+    pub(super) fn has_due(&self, line: FlowKey, now: Duration) -> bool {
+        self.unfinished.iter().any(|id| self.is_due(*id, line, now))
+    }
+
+    /// What a worker holds.
+    pub(super) fn leased_to(&self, worker: WorkerId) -> Vec<usize> {
+        self.unfinished.iter().filter(|id| self.rows[**id].owner == Some(worker)).copied().collect()
+    }
+
     pub(super) fn claim(&mut self, worker: WorkerId, line: FlowKey, room: usize, now: Duration) -> Vec<Job> {
-        let mut due: Vec<usize> = (0..self.rows.len()).filter(|id| self.is_due(&self.rows[*id], line, now)).collect();
+        let mut due: Vec<usize> = self.unfinished.iter().filter(|id| self.is_due(**id, line, now)).copied().collect();
         due.sort_by_key(|id| self.rows[*id].due);
         due.truncate(room);
         due.into_iter().map(|id| self.lease(id, worker)).collect()
@@ -208,6 +225,7 @@ impl Store {
             };
             let (ended, order) = (row.has_ended(), row.order);
             if ended {
+                self.unfinished.remove(&job.row);
                 self.promote(order);
             }
         }
