@@ -26,6 +26,7 @@ use super::dial::{DialError, DialTimeouts, dial};
 use super::error::{Phase, TlsFailure};
 use super::guard::Guard;
 use super::progress;
+use crate::model::HttpVersion;
 
 /// What the client knows about the connection that carried a request.
 #[derive(Debug, Clone, Copy)]
@@ -45,6 +46,8 @@ pub(super) enum ConnectError {
     Tls(TlsFailure),
     #[error("the TLS handshake took too long")]
     TlsTimeout,
+    #[error("the receiver offers no HTTP/2")]
+    NoHttp2,
     #[error("the URL is not one of http or https with a host")]
     Target,
 }
@@ -58,6 +61,7 @@ struct Inner {
     timeouts: DialTimeouts,
     tls_timeout: Duration,
     tls: TlsConnector,
+    http: HttpVersion,
     next_serial: AtomicU64,
 }
 
@@ -67,9 +71,10 @@ impl Connector {
         timeouts: DialTimeouts,
         tls_timeout: Duration,
         tls: Arc<rustls::ClientConfig>,
+        http: HttpVersion,
     ) -> Self {
         let tls = TlsConnector::from(tls);
-        Self(Arc::new(Inner { guard, timeouts, tls_timeout, tls, next_serial: AtomicU64::new(0) }))
+        Self(Arc::new(Inner { guard, timeouts, tls_timeout, tls, http, next_serial: AtomicU64::new(0) }))
     }
 }
 
@@ -99,10 +104,20 @@ impl Inner {
         let stream = tokio::time::timeout(self.tls_timeout, self.tls.connect(name, tcp))
             .await
             .map_err(|_| ConnectError::TlsTimeout)?
-            .map_err(|error| ConnectError::Tls(TlsFailure::from_io(&error)))?;
+            .map_err(|error| match TlsFailure::from_io(&error) {
+                TlsFailure::NoCommonProtocol if self.http == HttpVersion::Http2 => ConnectError::NoHttp2,
+                failure => ConnectError::Tls(failure),
+            })?;
+        if self.http == HttpVersion::Http2 && !speaks_http2(&stream) {
+            return Err(ConnectError::NoHttp2);
+        }
         progress::leave();
         Ok(stream)
     }
+}
+
+fn speaks_http2(stream: &TlsStream<TcpStream>) -> bool {
+    stream.get_ref().1.alpn_protocol() == Some(b"h2")
 }
 
 impl tower_service::Service<Uri> for Connector {
@@ -133,7 +148,11 @@ enum Stream {
 
 impl Connection for Io {
     fn connected(&self) -> Connected {
-        Connected::new().extra(self.info)
+        let connected = Connected::new().extra(self.info);
+        match &self.stream {
+            Stream::Tls(stream) if speaks_http2(stream) => connected.negotiated_h2(),
+            _ => connected,
+        }
     }
 }
 

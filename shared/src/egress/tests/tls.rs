@@ -12,7 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_rustls::TlsAcceptor;
 
 use super::server::{Server, code, post};
-use crate::egress::{Client, ClientOptions, Exchange, Guard, parse_ranges};
+use crate::egress::{Client, ClientOptions, Exchange, Guard, Profile, parse_ranges};
 
 const CA: &[u8] = include_bytes!("tls/ca.der");
 const GOOD: &[u8] = include_bytes!("tls/good.der");
@@ -47,7 +47,7 @@ async fn server(certificate: &'static [u8], version: &'static SupportedProtocolV
 
 async fn send(server: &Server, roots: Vec<CertificateDer<'static>>) -> Exchange {
     let options =
-        ClientOptions { extra_roots: roots, tls_timeout: Duration::from_millis(500), ..ClientOptions::default() };
+        ClientOptions { profile: Profile::trusting(roots), tls_timeout: Duration::from_millis(500), ..ClientOptions::default() };
     let client = Client::new(Guard::new(parse_ranges("127.0.0.0/8").unwrap()), options).unwrap();
     client.send(post(&format!("https://{}/", server.address)), Duration::from_secs(5)).await
 }
