@@ -331,7 +331,10 @@ mod tests {
                 &[("HOOKYARD_AMQP_URL", "amqp://a"), ("HOOKYARD_DATABASE_URL", "postgres://a")],
                 "HOOKYARD_ENCRYPTION_KEY is missing",
             ),
-            (&[("HOOKYARD_EGRESS_PROXY", "https://u:canary@p:1")], "HOOKYARD_EGRESS_PROXY: `(hidden)` must be a proxy like"),
+            (
+                &[("HOOKYARD_EGRESS_PROXY", "https://u:canary@p:1")],
+                "HOOKYARD_EGRESS_PROXY: `(hidden)` must be a proxy like",
+            ),
             (&[("HOOKYARD_EGRESS_ALLOW", "10.0.0.0/8, x")], "has `x`, which is not a range"),
         ] {
             let error = load_env(pairs).unwrap_err().to_string();

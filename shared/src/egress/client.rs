@@ -165,6 +165,7 @@ impl Client {
         let http = options.profile.http();
         let connector = Connector::new(guard, options.dial, options.tls_timeout, tls, http);
         let pool = legacy::Client::builder(TokioExecutor::new())
+            .timer(TokioTimer::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(options.idle_timeout)
             .pool_max_idle_per_host(options.max_idle_per_host)

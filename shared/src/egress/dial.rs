@@ -68,13 +68,19 @@ pub enum DialError {
     #[error("the operator's egress proxy does not answer; the operator should check it")]
     ProxyUnreachable,
     /// The egress proxy wants another user or password.
-    #[error("the operator's egress proxy refused our user name or password; the operator should check HOOKYARD_EGRESS_PROXY")]
+    #[error(
+        "the operator's egress proxy refused our user name or password; the operator should check HOOKYARD_EGRESS_PROXY"
+    )]
     ProxyAuth,
     /// The egress proxy does not allow this address; its status.
-    #[error("the operator's egress proxy does not allow this connection (status {0}); the operator should check the proxy's rules")]
+    #[error(
+        "the operator's egress proxy does not allow this connection (status {0}); the operator should check the proxy's rules"
+    )]
     ProxyRefused(u16),
     /// The egress proxy could not connect to the address; its status.
-    #[error("the egress proxy could not connect to the receiver (status {0}); check that the receiver is running and that the port is right")]
+    #[error(
+        "the egress proxy could not connect to the receiver (status {0}); check that the receiver is running and that the port is right"
+    )]
     ProxyTarget(u16),
     /// Another error of the network.
     #[error("the connection failed: {0}")]

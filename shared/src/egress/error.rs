@@ -97,7 +97,8 @@ impl TlsFailure {
                 Certificate::Expired | Certificate::ExpiredContext { .. } => Self::Expired,
                 Certificate::NotValidYet | Certificate::NotValidYetContext { .. } => Self::NotYetValid,
                 Certificate::NotValidForName | Certificate::NotValidForNameContext { .. } => Self::WrongName,
-                Certificate::UnknownIssuer => Self::UnknownIssuer,
+                // A wrong signature is what another authority of the same name gives.
+                Certificate::UnknownIssuer | Certificate::BadSignature => Self::UnknownIssuer,
                 Certificate::Revoked => Self::Revoked,
                 other => Self::Handshake(other.to_string()),
             },

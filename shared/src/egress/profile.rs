@@ -184,9 +184,9 @@ impl Profile {
         };
         let mut config = match &self.identity {
             None => builder.with_no_client_auth(),
-            Some(identity) => builder
-                .with_client_auth_cert(identity.chain.clone(), identity.key.clone_key())
-                .map_err(unusable)?,
+            Some(identity) => {
+                builder.with_client_auth_cert(identity.chain.clone(), identity.key.clone_key()).map_err(unusable)?
+            }
         };
         config.alpn_protocols = match self.http {
             HttpVersion::Auto => vec![b"h2".to_vec(), b"http/1.1".to_vec()],

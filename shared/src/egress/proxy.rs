@@ -118,7 +118,9 @@ impl Proxy {
         let status = answer(&mut stream).await.map_err(away)?;
         match status {
             200..=299 => return Ok(stream),
-            407 => tracing::warn!(proxy = %self, "the egress proxy wants another user or password; check HOOKYARD_EGRESS_PROXY"),
+            407 => {
+                tracing::warn!(proxy = %self, "the egress proxy wants another user or password; check HOOKYARD_EGRESS_PROXY")
+            }
             _ => tracing::debug!(proxy = %self, status, "the egress proxy made no tunnel"),
         }
         Err(match status {

@@ -82,7 +82,8 @@ impl TryFrom<serde_json::Value> for Retry {
         if members.len() > 1 {
             return Err(format!("a list of waits stands alone; {HELP}"));
         }
-        let schedule = serde_json::from_value(schedule.clone()).map_err(|error| format!("`schedule`: {error}; {HELP}"))?;
+        let schedule =
+            serde_json::from_value(schedule.clone()).map_err(|error| format!("`schedule`: {error}; {HELP}"))?;
         Ok(Self::List { schedule })
     }
 }
@@ -224,7 +225,10 @@ mod tests {
             (r#"{"strategy":"linear","wait_s":30,"max_attempts":4}"#, vec![30, 30, 30]),
             (r#"{"strategy":"linear","wait_s":30,"max_attempts":1}"#, vec![]),
             (r#"{"strategy":"exponential","first_s":1,"max_attempts":5}"#, vec![1, 2, 4, 8]),
-            (r#"{"strategy":"exponential","first_s":3,"factor":3,"max_wait_s":20,"max_attempts":5}"#, vec![3, 9, 20, 20]),
+            (
+                r#"{"strategy":"exponential","first_s":3,"factor":3,"max_wait_s":20,"max_attempts":5}"#,
+                vec![3, 9, 20, 20],
+            ),
         ] {
             assert_eq!(seconds(text), Ok(expected), "{text}");
         }
@@ -239,7 +243,10 @@ mod tests {
             (r#"{"strategy":"linear","wait_s":1,"max_attempts":0}"#, ScheduleError::Attempts),
             (r#"{"strategy":"linear","wait_s":1,"max_attempts":5,"jitter_percent":51}"#, ScheduleError::Jitter),
             (r#"{"strategy":"exponential","first_s":1,"factor":1,"max_attempts":5}"#, ScheduleError::Factor),
-            (r#"{"strategy":"exponential","first_s":86400,"max_wait_s":864000,"max_attempts":50}"#, ScheduleError::Span),
+            (
+                r#"{"strategy":"exponential","first_s":86400,"max_wait_s":864000,"max_attempts":50}"#,
+                ScheduleError::Span,
+            ),
         ] {
             assert_eq!(seconds(text), Err(error), "{text}");
         }

@@ -116,7 +116,9 @@ mod tests {
 
     #[test]
     fn what_cannot_be_read_is_named() {
-        for (text, part) in [("", ""), ("500,", ""), ("abc", "abc"), ("599-500", "599-500"), ("600", "600"), ("500 !x", "500 !x")] {
+        for (text, part) in
+            [("", ""), ("500,", ""), ("abc", "abc"), ("599-500", "599-500"), ("600", "600"), ("500 !x", "500 !x")]
+        {
             assert_eq!(text.parse::<StatusSet>(), Err(StatusSetError::Part(part.to_owned())), "{text}");
         }
         for text in ["200", "100-599", "2xx"] {

@@ -268,7 +268,11 @@ mod tests {
             (r#"{"auth":{"kind":"bearer"}}"#, hidden("good"), &[]),
             (r#"{"auth":{"kind":"api_key","header":"host"}}"#, hidden("x"), &["/auth/header"]),
             (r#"{"auth":{"kind":"hmac_header","header":"x-s","prefix":"a\nb"}}"#, hidden("x"), &["/auth/prefix"]),
-            (r#"{"auth":{"kind":"oauth2","token_url":"u","client_id":""}}"#, hidden(""), &["/auth/client_secret", "/auth/client_id"]),
+            (
+                r#"{"auth":{"kind":"oauth2","token_url":"u","client_id":""}}"#,
+                hidden(""),
+                &["/auth/client_secret", "/auth/client_id"],
+            ),
             (r#"{"tls":{"ca_only":true}}"#, Credentials::default(), &["/tls/ca_only"]),
             (r#"{"tls":{"verify":false,"ca":"x"}}"#, Credentials::default(), &["/tls/verify"]),
             (r#"{"rabbitmq":{}}"#, Credentials::default(), &["/rabbitmq/routing_key"]),
