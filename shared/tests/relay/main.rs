@@ -40,6 +40,7 @@ macro_rules! on_both {
 }
 
 mod repeats;
+mod tokens;
 
 /// A store with one workspace and one destination of concurrency 3.
 struct Bench {

@@ -13,7 +13,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio_rustls::TlsAcceptor;
 
 use super::authority::{Authority, Leaf};
@@ -200,6 +200,11 @@ async fn the_version_of_http_is_the_one_that_was_set_or_agreed_on() {
     let leaf = authority.leaf("127.0.0.1");
     let (only_1, both, clear_1, clear_both) =
         (tls(&leaf, None, H1).await, tls(&leaf, None, BOTH).await, plain(H1).await, plain(BOTH).await);
+    let old = Server::new(|mut stream| async move {
+        stream.write_all(b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+        tokio::time::sleep(FIVE_SECONDS).await;
+    })
+    .await;
     let clients = clients();
     for (server, secure, http, expected) in [
         (&only_1, true, HttpVersion::Auto, Ok("HTTP/1.1 7")),
@@ -210,7 +215,7 @@ async fn the_version_of_http_is_the_one_that_was_set_or_agreed_on() {
         (&clear_1, false, HttpVersion::Auto, Ok("HTTP/1.1 7")),
         (&clear_both, false, HttpVersion::Auto, Ok("HTTP/1.1 7")),
         (&clear_both, false, HttpVersion::Http2, Ok("HTTP/2.0 7")),
-        (&clear_1, false, HttpVersion::Http2, Err("http2_error")),
+        (&old, false, HttpVersion::Http2, Err("http2_error")),
     ] {
         let settings = ProfileSettings { http, ca: Some(&authority.pem), ..ProfileSettings::default() };
         let url = if secure { https(server) } else { server.url("/") };
