@@ -27,7 +27,7 @@ fn each_kind_of_proof_sets_its_header() {
             "x-hub-signature-256",
             "sha256=757107ea0eb2509fc211221cce984b8a37570b6d7586c22c46f4379c8b043e17",
         ),
-        (r#"{"kind":"oauth2","token_url":"https://a/","client_id":"c"}"#, "s", "authorization", "Bearer token"),
+        (r#"{"kind":"oauth2","token_url":"https://a/","client_id":"c"}"#, "s3cr3t", "authorization", "Bearer token"),
     ] {
         let outgoing = prepare(&format!(r#"{{"auth":{auth}}}"#), &format!(r#"{{"auth":"{secret}"}}"#));
         let mut headers = HeaderMap::new();
