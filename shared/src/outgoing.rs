@@ -4,6 +4,7 @@
 //! that has to be got from elsewhere; [`Tokens`] does that.
 
 mod proof;
+mod rabbitmq;
 mod tokens;
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -12,6 +13,7 @@ use secrecy::ExposeSecret as _;
 use uuid::Uuid;
 
 pub use proof::Oauth2;
+pub use rabbitmq::{Brokers, Published, Publishing};
 pub use tokens::Tokens;
 
 use crate::egress::{Profile, ProfileSettings};

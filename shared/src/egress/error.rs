@@ -89,7 +89,7 @@ impl TlsFailure {
     }
 
     /// The failure behind an error of a TLS stream.
-    pub(super) fn from_io(error: &io::Error) -> Self {
+    pub(crate) fn from_io(error: &io::Error) -> Self {
         use rustls::{AlertDescription as Alert, CertificateError as Certificate};
         let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>());
         match cause {
@@ -201,6 +201,20 @@ pub enum AttemptError {
     /// The authorisation server gave no access token.
     #[error("No access token: {0}.")]
     Oauth(String),
+    /// A broker has no queue for the message; its words.
+    #[error("No queue of the broker takes the message ({0}). Check the exchange, the routing key and the bindings.")]
+    BrokerUnroutable(String),
+    /// A broker did not take the message.
+    #[error("The broker did not take the message. Check the limits of its queues and its log.")]
+    BrokerNack,
+    /// A broker refused the connection or the message; its words.
+    #[error("The broker refused ({0}). Check user, password, virtual host, exchange and permissions.")]
+    BrokerRefused(String),
+    /// A broker did not confirm in time.
+    #[error(
+        "The broker did not confirm the message in time; it may have arrived. Check the broker for alarms of memory or disk."
+    )]
+    BrokerTimeout,
     /// Another error of the network.
     #[error("The network failed: {0}.")]
     Network(String),
@@ -232,6 +246,10 @@ impl AttemptError {
             Self::NoHttp2 => "no_http2",
             Self::Http2(_) => "http2_error",
             Self::Oauth(_) => "oauth_failed",
+            Self::BrokerUnroutable(_) => "broker_unroutable",
+            Self::BrokerNack => "broker_nack",
+            Self::BrokerRefused(_) => "broker_refused",
+            Self::BrokerTimeout => "broker_timeout",
             Self::Network(_) => "network_error",
         }
     }

@@ -164,6 +164,16 @@ impl Profile {
         hash.finalize().into()
     }
 
+    /// The set-up of TLS for protocols other than HTTP.
+    ///
+    /// # Errors
+    /// As [`Profile::check`].
+    pub(crate) fn tls_config_for_other_protocols(&self) -> Result<Arc<ClientConfig>, ProfileError> {
+        let mut config = self.tls_config()?;
+        config.alpn_protocols.clear();
+        Ok(Arc::new(config))
+    }
+
     pub(super) fn tls_config(&self) -> Result<ClientConfig, ProfileError> {
         let mut roots = RootCertStore::empty();
         if self.public_roots {
