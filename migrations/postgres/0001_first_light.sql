@@ -288,7 +288,7 @@ CREATE INDEX delivery_of_event ON delivery (event_id);
 CREATE INDEX delivery_due ON delivery (destination_id, flow_id, class, next_attempt_ms) WHERE status = 'pending';
 -- What a worker that died had in hand.
 CREATE INDEX delivery_leased ON delivery (lease_owner) WHERE status = 'leased';
-CREATE INDEX delivery_held ON delivery (destination_id) WHERE hold = 'paused';
+CREATE INDEX delivery_held ON delivery (destination_id, flow_id, delivery_id) WHERE hold = 'paused';
 -- The heads of keys that were given up and stand in the way, for the list of a workspace.
 CREATE INDEX delivery_parked ON delivery (workspace_id, delivery_id) WHERE hold = 'parked';
 -- Who comes next of a key.

@@ -48,6 +48,7 @@ pub struct Snapshot {
     destinations: HashMap<DestinationId, Arc<Destination>>,
     subscriptions: HashMap<SubscriptionId, Arc<Subscription>>,
     by_source: HashMap<SourceId, Vec<Arc<Subscription>>>,
+    by_destination: HashMap<DestinationId, Vec<Arc<Subscription>>>,
 }
 
 impl Snapshot {
@@ -86,6 +87,16 @@ impl Snapshot {
         self.by_source.get(&source).map_or(&[], Vec::as_slice)
     }
 
+    /// The subscriptions of a destination, in the order of their creation.
+    pub fn subscriptions_to(&self, destination: DestinationId) -> &[Arc<Subscription>] {
+        self.by_destination.get(&destination).map_or(&[], Vec::as_slice)
+    }
+
+    /// Whether the subscription or its source is paused.
+    pub fn is_paused(&self, subscription: &Subscription) -> bool {
+        subscription.paused || self.source(subscription.source_id).is_some_and(|source| source.paused)
+    }
+
     fn put_source(&mut self, id: SourceId, source: Option<Source>) {
         if let Some(old) = self.sources.remove(&id) {
             self.source_by_key.remove(&old.key);
@@ -104,15 +115,18 @@ impl Snapshot {
     }
 
     fn put_subscription(&mut self, id: SubscriptionId, subscription: Option<Subscription>) {
-        if let Some(old) = self.subscriptions.remove(&id)
-            && let Some(list) = self.by_source.get_mut(&old.source_id)
-        {
-            list.retain(|s| s.id != id);
+        if let Some(old) = self.subscriptions.remove(&id) {
+            for list in [self.by_source.get_mut(&old.source_id), self.by_destination.get_mut(&old.destination_id)] {
+                list.into_iter().for_each(|list| list.retain(|s| s.id != id));
+            }
         }
         if let Some(subscription) = subscription.map(Arc::new) {
-            let list = self.by_source.entry(subscription.source_id).or_default();
-            list.push(subscription.clone());
-            list.sort_by_key(|s| s.id);
+            let from = self.by_source.entry(subscription.source_id).or_default();
+            let to = self.by_destination.entry(subscription.destination_id).or_default();
+            for list in [from, to] {
+                list.push(subscription.clone());
+                list.sort_by_key(|s| s.id);
+            }
             self.subscriptions.insert(id, subscription);
         }
     }

@@ -75,10 +75,10 @@ pub(crate) fn stranger(stack: &Stack) -> Http {
 pub(crate) async fn multiply_pending(stack: &Stack, event: &str, count: i64) {
     const COLUMNS: &str =
         "delivery_id, workspace_id, event_id, subscription_id, revision, destination_id, output, webhook_id,
-        status, attempts, failures, next_attempt_ms, created_ms";
+        status, attempts, failures, next_attempt_ms, created_ms, flow_id";
     const REST: &str =
         "workspace_id, event_id, subscription_id, revision, destination_id, output, webhook_id, 'pending', 0, 0, 0,
-        created_ms FROM delivery";
+        created_ms, flow_id FROM delivery";
     let event: EventId = event.parse().unwrap();
     match stack.profile() {
         Profile::Distributed => {

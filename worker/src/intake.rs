@@ -9,9 +9,9 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use hookyard_shared::id::{DestinationId, EventId, WorkerId};
+use hookyard_shared::id::{EventId, WorkerId};
 use hookyard_shared::model::{DecodeError, Event};
-use hookyard_shared::store::relay::{NewDelivery, NewStatus};
+use hookyard_shared::store::relay::{FlowKey, NewDelivery, NewStatus};
 use hookyard_shared::store::{StoreError, StoreResult};
 
 use crate::Worker;
@@ -187,7 +187,7 @@ async fn rehearse(worker: &Worker, event: &Event) -> StoreResult<()> {
     };
     let events = [blank];
     let catalog = worker.base.catalog.snapshot().clone();
-    let deliveries = route(&catalog, &events, |_| 0);
+    let deliveries = route(&catalog, &events, worker.base.store.now_ms(), |_, _| 0);
     worker.base.store.rehearse(worker.lease.id(), &events, &deliveries).await
 }
 
@@ -199,18 +199,26 @@ pub(crate) async fn persist_events(worker: &Worker, events: &[Event]) -> Result<
         events.iter().filter(|e| new.contains(&e.id)).map(|e| (e.id, Arc::new(e.clone()))).collect();
     note_secrets(worker, by_id.values());
     let started_ms = base.store.now_ms();
-    let mut waiting: Vec<DestinationId> = Vec::new();
+    let mut waiting: Vec<FlowKey> = Vec::new();
     let mut jobs = Vec::with_capacity(deliveries.len());
     for delivery in deliveries {
         let Some(event) = by_id.get(&delivery.event_id) else { continue };
         match delivery.status {
             NewStatus::Leased => jobs.push(job(&delivery, event, owner, started_ms)),
-            NewStatus::Pending => waiting.push(delivery.destination_id),
+            // The first of a key is let go by the transaction that persists it.
+            NewStatus::Pending | NewStatus::InOrder => waiting.push(FlowKey {
+                destination_id: delivery.destination_id.0,
+                flow_id: delivery.subscription_id.0,
+                class: FlowKey::FIRST,
+            }),
             NewStatus::Held => {}
         }
     }
     lanes.take(jobs);
-    lanes.more_due(waiting);
+    if !waiting.is_empty() {
+        lanes.more_due(waiting);
+        lanes.hungry.notify_one();
+    }
     Ok(())
 }
 
@@ -223,6 +231,8 @@ fn job(delivery: &NewDelivery, event: &Arc<Event>, owner: WorkerId, started_ms: 
         webhook_id: delivery.id.0,
         number: 1,
         failures: 0,
+        line: (delivery.subscription_id.0, FlowKey::FIRST),
+        order_key: None,
         owner,
         started_ms,
         accepted_ms: event.received_ms,

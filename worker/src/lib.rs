@@ -58,7 +58,8 @@ pub async fn run(base: Base, consumers: Consumers, shutdown: CancellationToken) 
     let lease = Arc::new(Lease::register(&base).await?);
     let client = Client::new(Guard::new(base.config.egress_allow.iter().copied()), ClientOptions::default())?;
     let in_hand = InHand::default();
-    let (recorder, mut recording) = Recorder::start(base.store.clone(), in_hand.clone());
+    let (due, came_due) = tokio::sync::mpsc::unbounded_channel();
+    let (recorder, mut recording) = Recorder::start(base.store.clone(), in_hand.clone(), due);
     let lanes = Arc::new(Lanes::new(base.clone(), lease.clone(), client, recorder, in_hand));
     let worker = Worker { base, lease, lanes };
 
@@ -68,7 +69,9 @@ pub async fn run(base: Base, consumers: Consumers, shutdown: CancellationToken) 
     background.spawn(supervisor.watch("lease", lease::renew(worker.clone(), stop.clone())));
     background.spawn(supervisor.watch("fence", lease::fence(worker.clone(), stop.clone())));
     background.spawn(supervisor.watch("tend", lease::tend(worker.clone(), stop.clone())));
-    background.spawn(supervisor.watch("schedule", schedule::run(worker.clone(), stop.clone())));
+    background.spawn(supervisor.watch("schedule", schedule::run(worker.clone(), came_due, stop.clone())));
+    background.spawn(supervisor.watch("breakers", deliver::lanes::follow_breakers(worker.clone(), stop.clone())));
+    background.spawn(supervisor.watch("turns", deliver::lanes::take_turns(worker.clone(), stop.clone())));
     background.spawn(supervisor.watch("parked", parked::run(worker.clone(), stop.clone())));
     background.spawn(supervisor.watch("retention", retention::run(worker.clone(), stop.clone())));
     let consuming = consume::Tasks { tracker: TaskTracker::new(), supervisor: supervisor.clone() };

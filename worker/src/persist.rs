@@ -52,7 +52,8 @@ pub(crate) async fn persist(worker: &Worker, events: &[Event]) -> Result<Written
     loop {
         let catalog = base.catalog.snapshot().clone();
         lanes.ensure_slots(&destinations(&catalog, events)).await.map_err(Failure::Elsewhere)?;
-        let deliveries = route(&catalog, events, |destination| lanes.room(destination));
+        let deliveries =
+            route(&catalog, events, base.store.now_ms(), |destination, flow| lanes.room(destination, flow));
         let owner = lease.id();
         let routed_by = if left == 0 { i64::MAX } else { catalog.version() };
         let repeats = may_repeat(&catalog, events, &deliveries);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use hookyard_shared::id::WorkerId;
-use hookyard_shared::store::relay::AttemptRecord;
+use hookyard_shared::store::relay::{AttemptRecord, FlowKey, Recorded};
 use hookyard_shared::store::{Store, StoreError, is_refusal};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -29,9 +29,11 @@ pub struct Recorder {
 
 impl Recorder {
     /// Starts the task that writes; it ends when the last recorder is dropped and everything is written.
-    pub fn start(store: Store, in_hand: InHand) -> (Self, JoinHandle<()>) {
+    ///
+    /// `due` hears of lines that have something due because what stood before it has ended.
+    pub fn start(store: Store, in_hand: InHand, due: mpsc::UnboundedSender<FlowKey>) -> (Self, JoinHandle<()>) {
         let (waiting, inbox) = mpsc::channel(WAITING);
-        (Self { waiting }, tokio::spawn(write(store, inbox, in_hand)))
+        (Self { waiting }, tokio::spawn(write(store, inbox, in_hand, due)))
     }
 
     /// Hands an outcome over; waits while too many wait already.
@@ -42,7 +44,12 @@ impl Recorder {
     }
 }
 
-async fn write(store: Store, mut inbox: mpsc::Receiver<(WorkerId, AttemptRecord)>, in_hand: InHand) {
+async fn write(
+    store: Store,
+    mut inbox: mpsc::Receiver<(WorkerId, AttemptRecord)>,
+    in_hand: InHand,
+    due: mpsc::UnboundedSender<FlowKey>,
+) {
     let mut batch = Vec::with_capacity(BATCH);
     while inbox.recv_many(&mut batch, BATCH).await > 0 {
         if batch.len() < BATCH / 4 {
@@ -59,7 +66,7 @@ async fn write(store: Store, mut inbox: mpsc::Receiver<(WorkerId, AttemptRecord)
             batch = rest;
             let own: Vec<(WorkerId, AttemptRecord)> = own;
             let records: Vec<AttemptRecord> = own.into_iter().map(|(_, record)| record).collect();
-            persist(&store, owner, &records).await;
+            persist(&store, owner, &records, &due).await;
             in_hand.release(records.iter().map(|record| record.delivery_id.0));
         }
     }
@@ -67,14 +74,19 @@ async fn write(store: Store, mut inbox: mpsc::Receiver<(WorkerId, AttemptRecord)
 
 /// Tries until the store takes them. Where it refuses a value, the record that has it is found by halving, recorded without
 /// its words, and given up if even that is refused: one bad outcome must not keep all others waiting.
-async fn persist(store: &Store, owner: WorkerId, records: &[AttemptRecord]) {
+async fn persist(store: &Store, owner: WorkerId, records: &[AttemptRecord], due: &mpsc::UnboundedSender<FlowKey>) {
     let mut told = false;
     loop {
         match store.record(owner, records).await {
-            Ok(0) => break,
-            Ok(superseded) => {
-                metrics::counter!("hookyard_attempts_superseded_total").increment(superseded);
-                tracing::warn!(superseded, "outcomes came after their lease had been taken over");
+            Ok(Recorded { superseded, due: lines }) => {
+                if superseded > 0 {
+                    metrics::counter!("hookyard_attempts_superseded_total").increment(superseded);
+                    tracing::warn!(superseded, "outcomes came after their lease had been taken over");
+                }
+                for line in lines {
+                    // Nobody listens any more at the end; the store knows it anyhow.
+                    due.send(line).ok();
+                }
                 break;
             }
             Err(error) if is_refusal(&error) => {
@@ -83,8 +95,8 @@ async fn persist(store: &Store, owner: WorkerId, records: &[AttemptRecord]) {
                     [one] => record_bare(store, owner, one, &error).await,
                     several => {
                         let (left, right) = several.split_at(several.len() / 2);
-                        Box::pin(persist(store, owner, left)).await;
-                        Box::pin(persist(store, owner, right)).await;
+                        Box::pin(persist(store, owner, left, due)).await;
+                        Box::pin(persist(store, owner, right, due)).await;
                     }
                 }
                 return;

@@ -44,6 +44,7 @@ async fn remove(worker: &Worker, stop: &CancellationToken) -> StoreResult<()> {
     let events = store.now_ms() - millis(worker.base.config.retention);
     let rejections = store.now_ms() - millis(worker.base.config.retention_rejections);
     store.cancel_orphans().await?;
+    store.forget_order_keys(events).await?;
     while store.remove_expired(events, rejections).await? && !stop.is_cancelled() {
         tokio::time::sleep(STEP).await;
     }

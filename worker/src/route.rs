@@ -2,28 +2,44 @@
 
 use std::collections::HashMap;
 
-use hookyard_shared::catalog::Snapshot;
-use hookyard_shared::id::{DeliveryId, DestinationId};
+use hookyard_shared::catalog::{Destination, Snapshot, Subscription};
+use hookyard_shared::clock::Millis;
+use hookyard_shared::id::{DeliveryId, DestinationId, SubscriptionId};
 use hookyard_shared::model::Event;
 use hookyard_shared::store::relay::{NewDelivery, NewStatus};
+use uuid::Uuid;
 
-/// The deliveries of `events`. `room` says how many more a destination's lane takes; what fits is leased at birth, the
-/// rest waits in the store, due now.
-pub fn route(catalog: &Snapshot, events: &[Event], mut room: impl FnMut(DestinationId) -> usize) -> Vec<NewDelivery> {
-    let mut left: HashMap<DestinationId, usize> = HashMap::new();
+/// The deliveries of `events` at `now`. `room` says how many more a destination's lane takes of a flow; what fits is leased
+/// at birth, the rest waits in the store.
+pub fn route(
+    catalog: &Snapshot,
+    events: &[Event],
+    now: Millis,
+    mut room: impl FnMut(DestinationId, Uuid) -> usize,
+) -> Vec<NewDelivery> {
+    let mut left: HashMap<SubscriptionId, usize> = HashMap::new();
     let mut deliveries = Vec::with_capacity(events.len());
     for event in events {
         for subscription in catalog.subscriptions_of(event.source_id).iter().filter(|s| s.enabled) {
             // A destination that was just deleted takes its subscriptions with it.
             let Some(destination) = catalog.destination(subscription.destination_id) else { continue };
-            let left = left.entry(destination.id).or_insert_with(|| room(destination.id));
-            let status = if !destination.enabled {
+            let paused = !destination.enabled || catalog.is_paused(subscription);
+            let delay_ms = delay_ms(subscription, destination, event, now);
+            let order_key = subscription.ordering.as_ref().map(|order| order.key_of(event));
+            let status = if order_key.is_some() {
+                NewStatus::InOrder
+            } else if paused {
                 NewStatus::Held
-            } else if *left > 0 {
-                *left -= 1;
-                NewStatus::Leased
-            } else {
+            } else if delay_ms > 0 {
                 NewStatus::Pending
+            } else {
+                let left = left.entry(subscription.id).or_insert_with(|| room(destination.id, subscription.id.0));
+                if *left > 0 {
+                    *left -= 1;
+                    NewStatus::Leased
+                } else {
+                    NewStatus::Pending
+                }
             };
             deliveries.push(NewDelivery {
                 id: DeliveryId::new(),
@@ -33,10 +49,21 @@ pub fn route(catalog: &Snapshot, events: &[Event], mut room: impl FnMut(Destinat
                 revision: subscription.revision,
                 destination_id: destination.id,
                 status,
+                delay_ms,
+                order_key,
             });
         }
     }
     deliveries
+}
+
+/// What is left of the subscription's delay.
+fn delay_ms(subscription: &Subscription, destination: &Destination, event: &Event, now: Millis) -> i64 {
+    let delay = subscription.delay_for(destination);
+    if delay.is_zero() {
+        return 0;
+    }
+    (event.received_ms + i64::try_from(delay.as_millis()).unwrap_or(i64::MAX / 2) - now).max(0)
 }
 
 /// The enabled destinations that `events` go to.

@@ -7,7 +7,8 @@ use std::time::Duration;
 use hookyard_shared::id::{DestinationId, EventId};
 use hookyard_shared::model::Event;
 use hookyard_shared::store::StoreResult;
-use hookyard_shared::store::relay::Claimed;
+use hookyard_shared::store::relay::{Claimed, FlowKey};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -31,11 +32,15 @@ const PAUSE: Duration = Duration::from_millis(500);
 
 /// Claims until `stop` fires. Lanes that know of more call for it by themselves; what else came due, and what waits for
 /// destinations without a lane, is found by a search, at its own pace however much the others call.
-pub(crate) async fn run(worker: Worker, stop: CancellationToken) {
+pub(crate) async fn run(worker: Worker, mut due: mpsc::UnboundedReceiver<FlowKey>, stop: CancellationToken) {
     let mut next_search = Instant::now();
     while !stop.is_cancelled() {
         tokio::select! {
             () = worker.lanes.hungry.notified() => {}
+            Some(line) = due.recv() => {
+                let more = std::iter::from_fn(|| due.try_recv().ok());
+                worker.lanes.more_due(std::iter::once(line).chain(more));
+            }
             () = tokio::time::sleep_until(next_search) => {}
             () = stop.cancelled() => break,
         }
@@ -72,7 +77,10 @@ async fn claim(worker: &Worker, search: bool) -> StoreResult<bool> {
     let store = &worker.base.store;
     let (mut rooms, unknown) = worker.lanes.appetite(search);
     if search && !unknown.is_empty() {
-        let due = store.due_destinations(&unknown).await?;
+        let mut due: Vec<DestinationId> =
+            store.due_flows(&unknown).await?.into_iter().map(|flow| flow.destination_id.into()).collect();
+        due.sort_unstable();
+        due.dedup();
         worker.lanes.ensure_slots(&due).await?;
         if !due.is_empty() {
             rooms = worker.lanes.appetite(search).0;
@@ -82,15 +90,16 @@ async fn claim(worker: &Worker, search: bool) -> StoreResult<bool> {
         return Ok(false);
     }
     // Sorted, so that two workers lock in one order.
-    rooms.sort_unstable_by_key(|room| room.destination_id);
+    rooms.sort_unstable_by_key(|room| room.flow);
     let owner = worker.lease.id();
     let started_ms = store.now_ms();
     let claimed = store.claim(owner, &rooms).await?;
-    let mut by_destination: HashMap<DestinationId, i64> = HashMap::new();
+    let mut by_line: HashMap<FlowKey, i64> = HashMap::new();
     for one in &claimed {
-        *by_destination.entry(one.destination_id.into()).or_default() += 1;
+        let Claimed { destination_id, flow_id, class, .. } = *one;
+        *by_line.entry(FlowKey { destination_id, flow_id, class }).or_default() += 1;
     }
-    let more = worker.lanes.claimed(&rooms, &by_destination);
+    let more = worker.lanes.claimed(&rooms, &by_line);
     if claimed.is_empty() {
         return Ok(false);
     }

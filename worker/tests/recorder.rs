@@ -34,6 +34,7 @@ fn record(delivery_id: DeliveryId, error: Option<&str>) -> AttemptRecord {
         response_truncated: false,
         next: Next::Delivered,
         failures: 0,
+        key: None,
     }
 }
 
@@ -69,11 +70,14 @@ async fn an_outcome_that_the_store_refuses_is_recorded_bare_and_holds_nobody_up(
         revision: 1,
         destination_id: DestinationId::new(),
         status: NewStatus::Leased,
+        delay_ms: 0,
+        order_key: None,
     };
     let deliveries: Vec<NewDelivery> = events.iter().map(delivery).collect();
     store.persist(worker, &events, &deliveries).await.unwrap();
 
-    let (recorder, done) = Recorder::start(store.clone(), InHand::default());
+    let (due, _came_due) = tokio::sync::mpsc::unbounded_channel();
+    let (recorder, done) = Recorder::start(store.clone(), InHand::default(), due);
     for (number, delivery) in deliveries.iter().enumerate() {
         // Postgres has no NUL in texts.
         let poison = (number == 4).then_some("a\0b");

@@ -5,8 +5,8 @@ use axum::extract::State;
 use axum::http::Uri;
 use hookyard_shared::auth::Scope;
 use hookyard_shared::clock::rfc3339;
-use hookyard_shared::id::{self, AttemptId, DeliveryId, DestinationId, EventId, SubscriptionId};
-use hookyard_shared::store::deliveries::{Attempt, Delivery, DeliveryFilter, Transition};
+use hookyard_shared::id::{self, AttemptId, DeliveryId, DestinationId, EventId, ReplayId, SubscriptionId};
+use hookyard_shared::store::deliveries::{Attempt, Delivery, Transition};
 use serde::Serialize;
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
@@ -45,6 +45,12 @@ pub(crate) struct DeliveryView {
     /// `pending`, `held`, `leased` (an attempt is under way), `delivered`, `failed`, `dropped` or `cancelled`.
     #[schema(example = "delivered")]
     status: String,
+    /// Why it is held: `paused` (something on its way is), `order` (one of its key goes before it) or `parked` (it was given
+    /// up and stands before the others of its key: retry it, or cancel it to let them go on).
+    hold: Option<String>,
+    /// The replay that made it.
+    #[schema(value_type = Option<String>)]
+    replay_id: Option<ReplayId>,
     /// Attempts so far, with the one under way.
     attempt_count: i64,
     /// Failures since the last retry by hand.
@@ -118,6 +124,8 @@ impl From<Delivery> for DeliveryView {
             destination_id: row.destination_id.into(),
             webhook_id: format!("msg_{}", id::encode(row.webhook_id)),
             status: row.status,
+            hold: row.hold,
+            replay_id: row.replay_id.map(ReplayId),
             attempt_count: row.attempts,
             failures: row.failures,
             next_attempt_at: row.next_attempt_ms.map(rfc3339),
@@ -184,6 +192,10 @@ struct DeliveryParams {
     destination_id: Option<String>,
     /// In this state: `pending`, `held`, `leased`, `delivered`, `failed`, `dropped`, `cancelled`.
     status: Option<String>,
+    /// `true`: only those that were given up and stand before the others of their key.
+    parked: Option<bool>,
+    /// Made by this replay.
+    replay_id: Option<String>,
     /// From `next_cursor` of the page before.
     cursor: Option<String>,
     /// Rows on a page.
@@ -206,13 +218,7 @@ async fn list(
 ) -> ApiResult<Json<Listing<DeliveryView>>> {
     principal.require(Scope::Read)?;
     let filters = Filters::read(&uri);
-    let filter = DeliveryFilter {
-        event: filters.parsed("event_id")?,
-        source: filters.parsed("source_id")?,
-        subscription: filters.parsed("subscription_id")?,
-        destination: filters.parsed("destination_id")?,
-        status: filters.status("status")?,
-    };
+    let filter = filters.deliveries()?;
     let rows = state.store.deliveries(principal.workspace_id, &filter, page.cursor, page.limit + 1).await?;
     Ok(Json(Listing::new(rows, page.limit, |row| row.delivery_id).map(DeliveryView::from)))
 }
@@ -239,7 +245,7 @@ async fn read(
     Ok(Json(DeliveryDetailView { delivery: delivery.into(), attempts }))
 }
 
-/// Makes a delivery due now, with its failures forgotten.
+/// Makes a delivery due now, with its failures forgotten. One that is parked goes out first of its key.
 ///
 /// The receiver sees the same `webhook-id` again.
 #[utoipa::path(post, path = "/deliveries/{id}/retry", tag = "deliveries", params(("id" = String, Path)), responses(
@@ -258,7 +264,7 @@ async fn retry(
     answer(state.store.retry_delivery(principal.workspace_id, id).await?)
 }
 
-/// Ends a delivery that waits or is held.
+/// Ends a delivery that waits or is held. If it stood before others of its key, they go on.
 #[utoipa::path(post, path = "/deliveries/{id}/cancel", tag = "deliveries", params(("id" = String, Path)), responses(
     (status = 200, description = "It is cancelled.", body = DeliveryView),
     (status = 401, description = "Not logged in.", body = Problem, content_type = "application/problem+json"),
@@ -283,11 +289,16 @@ fn answer(transition: Transition) -> ApiResult<Json<DeliveryView>> {
             "destination_gone",
             "its subscription or its destination was removed; there is nowhere to send it",
         )),
-        Transition::Refused { status } => Err(match status.as_str() {
+        Transition::Refused { status, hold } => Err(match status.as_str() {
             "leased" => ApiError::conflict("attempt_under_way", "an attempt is under way; try again when it has ended"),
-            "held" => {
-                ApiError::conflict("delivery_held", "its destination is disabled; enable it to send what is held")
-            }
+            "held" if hold.as_deref() == Some("order") => ApiError::conflict(
+                "delivery_in_order",
+                "one of its key goes before it; retry or cancel that one (the list of parked deliveries has it if it was given up)",
+            ),
+            "held" => ApiError::conflict(
+                "delivery_held",
+                "its destination is disabled, or its subscription or source is paused; resume that to send what is held",
+            ),
             other => ApiError::conflict("delivery_ended", format!("it has ended already: {other}")),
         }),
     }

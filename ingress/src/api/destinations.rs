@@ -3,8 +3,6 @@
 mod rotate;
 mod view;
 
-use std::time::Duration;
-
 use axum::Json;
 use axum::extract::State;
 use axum::http::header::ETAG;
@@ -15,24 +13,25 @@ use hookyard_shared::id::DestinationId;
 use hookyard_shared::signing::SigningSecret;
 use hookyard_shared::store::destinations::Destination;
 use secrecy::ExposeSecret as _;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::change::{changed_meanwhile, checked_name, expect_version, field};
 use super::error::{ApiError, ApiResult, FieldError, Problem};
-use super::extract::{ApiJson, IfMatch, Listing, PageQuery, PathId, Principal, etag};
+use super::extract::{ApiJson, IfMatch, Listing, PageQuery, PathId, Principal, etag, present};
+use super::pause::{Way, release, set_destination_paused};
+use super::policy::{PolicyChange, Resume, RetryField as Retry};
 use crate::state::AppState;
 pub(crate) use rotate::{OVERLAP_S, rotate_secret};
 use view::{CreatedDestination, DestinationView, EnabledDestination, InspectionView};
 
 const CONCURRENCY: std::ops::RangeInclusive<i64> = 1..=256;
+const RATE_LIMIT: std::ops::RangeInclusive<i64> = 1..=1_000_000;
 const TIMEOUT_MS: std::ops::RangeInclusive<i64> = 1_000..=60_000;
 const INSPECTOR_STATUS: std::ops::RangeInclusive<i64> = 200..=599;
 const INSPECTOR_DELAY_MS: std::ops::RangeInclusive<i64> = 0..=60_000;
-/// When a catalog knows of a change: within a second while notices come, within 35 s otherwise.
-const CATALOG_KNOWS: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(38)];
 /// As much of a body as a list of inspections shows.
 const SHOWN_BODY: i32 = 20 * 1024;
 
@@ -81,12 +80,82 @@ struct NewDestination {
     #[serde(default)]
     #[schema(minimum = 1000, maximum = 60000)]
     timeout_ms: Option<i64>,
+    /// Requests begun in a period, over all workers; unlimited unless given.
+    #[serde(default)]
+    rate: Option<Rate>,
+    /// Whether a circuit breaker spares it while it fails; true unless given.
+    #[serde(default)]
+    breaker: Option<bool>,
+    /// When failed deliveries are tried again: `{"schedule": [5, 300]}`, or `{"strategy": "exponential", "first_s": 5,
+    /// "max_attempts": 10}` with `factor` and `max_wait_s`, or `{"strategy": "linear", "wait_s": 60, "max_attempts": 10}`;
+    /// up to 50 attempts over 30 days, with `jitter_percent`.
+    #[serde(default)]
+    #[schema(value_type = Option<Object>)]
+    retry: Option<Retry>,
+    /// Answers after which a delivery is tried again; any other that is not 2xx gives it up at once.
+    #[serde(default)]
+    #[schema(value_type = Option<String>, example = "500-599, 408, 429, !501")]
+    retry_on: Option<String>,
+    /// How long after its event was accepted a delivery is tried first, in seconds.
+    #[serde(default)]
+    #[schema(value_type = Option<u64>, minimum = 1, maximum = 2592000)]
+    delay_s: Option<u64>,
+    /// How long after its event was accepted a delivery is tried at all, in seconds.
+    #[serde(default)]
+    #[schema(value_type = Option<u64>, minimum = 1, maximum = 2592000)]
+    max_age_s: Option<u64>,
     /// What an inspector answers.
     #[serde(default)]
     inspector: Option<InspectorAnswer>,
     /// Whether deliveries go out; true unless given.
     #[serde(default)]
     enabled: Option<bool>,
+}
+
+/// A rate limit. Requests begin evenly spaced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Rate {
+    /// Requests begun in each period.
+    #[schema(minimum = 1, maximum = 1000000)]
+    limit: i64,
+    /// The period.
+    per: Period,
+}
+
+/// The period of a rate limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Period {
+    /// A second.
+    Second,
+    /// A minute.
+    Minute,
+    /// An hour.
+    Hour,
+}
+
+impl Rate {
+    /// The rate of a stored destination.
+    pub(super) fn of(row: &Destination) -> Option<Self> {
+        let per = match row.rate_per.as_str() {
+            "hour" => Period::Hour,
+            "minute" => Period::Minute,
+            _ => Period::Second,
+        };
+        row.rate_limit.map(|limit| Self { limit, per })
+    }
+
+    fn store(given: Option<Self>, row: &mut Destination) {
+        row.rate_limit = given.map(|rate| rate.limit);
+        let per = given.map_or(Period::Second, |rate| rate.per);
+        row.rate_per = match per {
+            Period::Second => "second",
+            Period::Minute => "minute",
+            Period::Hour => "hour",
+        }
+        .to_owned();
+    }
 }
 
 /// What an inspector answers.
@@ -124,6 +193,32 @@ struct DestinationChange {
     #[serde(default)]
     #[schema(minimum = 1000, maximum = 60000)]
     timeout_ms: Option<i64>,
+    /// Requests begun in a period, over all workers; null for unlimited.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<Rate>)]
+    rate: Option<Option<Rate>>,
+    /// Whether a circuit breaker spares it while it fails.
+    #[serde(default)]
+    breaker: Option<bool>,
+    /// When failed deliveries are tried again: `{"schedule": [5, 300]}`, or `{"strategy": "exponential", "first_s": 5,
+    /// "max_attempts": 10}` with `factor` and `max_wait_s`, or `{"strategy": "linear", "wait_s": 60, "max_attempts": 10}`;
+    /// up to 50 attempts over 30 days, with `jitter_percent`. Null goes back to the
+    /// default, here as below. Deliveries that exist follow the change.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<Object>)]
+    retry: Option<Option<Retry>>,
+    /// Answers after which a delivery is tried again; any other that is not 2xx gives it up at once.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<String>, example = "500-599, 408, 429, !501")]
+    retry_on: Option<Option<String>>,
+    /// How long after its event was accepted a delivery is tried first, in seconds.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<u64>, minimum = 1, maximum = 2592000)]
+    delay_s: Option<Option<u64>>,
+    /// How long after its event was accepted a delivery is tried at all, in seconds.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<u64>, minimum = 1, maximum = 2592000)]
+    max_age_s: Option<Option<u64>>,
     /// What an inspector answers.
     #[serde(default)]
     inspector: Option<InspectorAnswer>,
@@ -174,8 +269,16 @@ async fn create(
         kind: if new.kind == Kind::Inspector { "inspector" } else { "http" }.to_owned(),
         url: None,
         enabled: new.enabled.unwrap_or(true),
+        disabled_by: (new.enabled == Some(false)).then(|| "person".to_owned()),
+        release_rate: None,
         concurrency: new.concurrency.unwrap_or(16),
+        rate_limit: None,
+        rate_per: "second".to_owned(),
+        breaker: new.breaker.unwrap_or(true),
+        policy: None,
         timeout_ms: new.timeout_ms.unwrap_or(30_000),
+        connection: None,
+        credentials: None,
         signing_secret: state.vault.seal(id.0, secret.expose_secret()),
         previous_secret: None,
         previous_until_ms: None,
@@ -185,6 +288,15 @@ async fn create(
         created_ms: now,
         updated_ms: now,
     };
+    Rate::store(new.rate, &mut destination);
+    let rules = PolicyChange {
+        retry: Some(new.retry),
+        retry_on: Some(new.retry_on),
+        timeout_ms: None,
+        delay_s: Some(new.delay_s),
+        max_age_s: Some(new.max_age_s),
+    };
+    destination.policy = rules.apply(None, &mut errors);
     set_inspector(&mut destination, new.inspector, &mut errors);
     check_limits(&destination, &mut errors);
     let mut warning = None;
@@ -246,7 +358,23 @@ async fn update(
     if let Some(name) = &change.name {
         destination.name = checked_name(name, &mut errors);
     }
-    destination.enabled = change.enabled.unwrap_or(destination.enabled);
+    if let Some(enabled) = change.enabled {
+        destination.enabled = enabled;
+        destination.disabled_by = (!enabled).then(|| "person".to_owned());
+        destination.release_rate = None;
+    }
+    destination.breaker = change.breaker.unwrap_or(destination.breaker);
+    if let Some(rate) = change.rate {
+        Rate::store(rate, &mut destination);
+    }
+    let rules = PolicyChange {
+        retry: change.retry,
+        retry_on: change.retry_on,
+        timeout_ms: None,
+        delay_s: change.delay_s,
+        max_age_s: change.max_age_s,
+    };
+    destination.policy = rules.apply(destination.policy.as_deref(), &mut errors);
     destination.concurrency = change.concurrency.unwrap_or(destination.concurrency);
     destination.timeout_ms = change.timeout_ms.unwrap_or(destination.timeout_ms);
     set_inspector(&mut destination, change.inspector, &mut errors);
@@ -261,7 +389,7 @@ async fn update(
     }
     let saved = state.store.update_destination(&destination).await?.ok_or_else(|| changed_meanwhile(wanted))?;
     if change.enabled == Some(true) {
-        release(&state, &principal, id).await?;
+        release(&state, Way::Destination(id)).await?;
     }
     Ok(shown(saved))
 }
@@ -289,8 +417,9 @@ async fn remove(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Enables a destination and sends what was held. Harmless when it is enabled already.
-#[utoipa::path(post, path = "/destinations/{id}/enable", tag = "destinations", params(("id" = String, Path)), responses(
+/// Enables a destination and sends what was held, at once or at a rate. Harmless when it is enabled already.
+#[utoipa::path(post, path = "/destinations/{id}/enable", tag = "destinations", params(("id" = String, Path)),
+    request_body = Option<Resume>, responses(
     (status = 200, description = "The destination, and how much was released.", body = EnabledDestination),
     (status = 401, description = "Not logged in.", body = Problem, content_type = "application/problem+json"),
     (status = 403, description = "The scope `write` is missing.", body = Problem, content_type = "application/problem+json"),
@@ -301,15 +430,10 @@ async fn enable(
     principal: Principal,
     State(state): State<AppState>,
     PathId(id): PathId<DestinationId>,
+    resume: Resume,
 ) -> ApiResult<Json<EnabledDestination>> {
-    principal.require(Scope::Write)?;
-    let mut destination = find(&state, &principal, id).await?;
-    if !destination.enabled {
-        destination.enabled = true;
-        let saved = state.store.update_destination(&destination).await?;
-        destination = saved.ok_or_else(|| changed_meanwhile(IfMatch(None)))?;
-    }
-    let released = release(&state, &principal, id).await?;
+    let released = set_destination_paused(&state, &principal, id, false, resume.checked()?).await?;
+    let destination = find(&state, &principal, id).await?;
     Ok(Json(EnabledDestination { destination: destination.into(), released }))
 }
 
@@ -343,25 +467,6 @@ fn shown(destination: Destination) -> Shown {
     ([(ETAG, etag(destination.version))], Json(destination.into()))
 }
 
-/// Releases what was held, in a task of its own: it goes on when the client hangs up.
-///
-/// A worker whose catalog is old holds more for a moment, so the task looks again when every catalog must know.
-async fn release(state: &AppState, principal: &Principal, id: DestinationId) -> ApiResult<u64> {
-    let (store, workspace) = (state.store.clone(), principal.workspace_id);
-    let (tell, told) = tokio::sync::oneshot::channel();
-    tokio::spawn(async move {
-        // Nobody listening only means that the client hung up.
-        tell.send(store.release_held(workspace, id).await).ok();
-        for wait in CATALOG_KNOWS {
-            tokio::time::sleep(wait).await;
-            if let Err(error) = store.release_held(workspace, id).await {
-                tracing::warn!(destination.id = %id, error = %error, "late held deliveries were not released; enabling again does it");
-            }
-        }
-    });
-    Ok(told.await.map_err(|error| ApiError::Internal(error.into()))??)
-}
-
 fn set_inspector(destination: &mut Destination, given: Option<InspectorAnswer>, errors: &mut Vec<FieldError>) {
     let Some(given) = given else { return };
     if destination.kind != "inspector" {
@@ -374,6 +479,7 @@ fn set_inspector(destination: &mut Destination, given: Option<InspectorAnswer>, 
 fn check_limits(destination: &Destination, errors: &mut Vec<FieldError>) {
     for (pointer, value, range) in [
         ("/concurrency", destination.concurrency, CONCURRENCY),
+        ("/rate/limit", destination.rate_limit.unwrap_or(1), RATE_LIMIT),
         ("/timeout_ms", destination.timeout_ms, TIMEOUT_MS),
         ("/inspector/status", destination.inspector_status, INSPECTOR_STATUS),
         ("/inspector/delay_ms", destination.inspector_delay_ms, INSPECTOR_DELAY_MS),

@@ -196,6 +196,19 @@ impl Filters {
         self.text(name).map(|text| parse_rfc3339(text).ok_or_else(wrong)).transpose()
     }
 
+    /// What a list of deliveries is narrowed to.
+    pub(crate) fn deliveries(&self) -> ApiResult<DeliveryFilter> {
+        Ok(DeliveryFilter {
+            event: self.parsed("event_id")?,
+            source: self.parsed("source_id")?,
+            subscription: self.parsed("subscription_id")?,
+            destination: self.parsed("destination_id")?,
+            status: self.status("status")?,
+            parked: self.parsed("parked")?.unwrap_or(false),
+            replay: self.parsed("replay_id")?,
+        })
+    }
+
     /// What a list of events is narrowed to.
     pub(crate) fn events(&self) -> ApiResult<EventFilter> {
         Ok(EventFilter {

@@ -11,6 +11,8 @@ pub mod extract;
 mod idempotency;
 pub mod me;
 mod openapi;
+pub(crate) mod pause;
+mod policy;
 pub mod principal;
 pub mod protect;
 pub mod providers;
@@ -42,6 +44,7 @@ pub fn routes() -> OpenApiRouter<AppState> {
         .merge(subscriptions::routes())
         .merge(events::routes())
         .merge(deliveries::routes())
+        .merge(pause::routes())
         .merge(rejections::routes())
         .merge(providers::routes())
 }

@@ -206,6 +206,8 @@ async fn create(
         scheme: scheme_text(&scheme)?,
         methods,
         enabled: new.enabled.unwrap_or(true),
+        paused: false,
+        release_rate: None,
         max_body_bytes,
         response_status: status,
         response_body: new.response_body.or_else(|| provider.answer.clone()),

@@ -7,8 +7,9 @@ use axum::http::{HeaderName, HeaderValue, StatusCode};
 use hookyard_shared::auth::Scope;
 use hookyard_shared::clock::rfc3339;
 use hookyard_shared::id::{DestinationId, SourceId, SubscriptionId};
-use hookyard_shared::model::RetrySchedule;
+use hookyard_shared::model::{PolicyRules, StatusSet};
 use hookyard_shared::store::subscriptions::{SubscribeError, Subscription};
+use hookyard_shared::verify::Ordering;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
@@ -17,6 +18,7 @@ use utoipa_axum::routes;
 use super::change::{changed_meanwhile, checked_name, expect_version, field};
 use super::error::{ApiError, ApiResult, FieldError, Problem};
 use super::extract::{ApiJson, IfMatch, Listing, PageQuery, PathId, Principal, etag, present};
+use super::policy::{PolicyChange, RetryField as Retry};
 use crate::state::AppState;
 
 type Shown = ([(HeaderName, HeaderValue); 1], Json<SubscriptionView>);
@@ -24,15 +26,6 @@ type Shown = ([(HeaderName, HeaderValue); 1], Json<SubscriptionView>);
 /// The routes of this resource.
 pub fn routes() -> OpenApiRouter<AppState> {
     OpenApiRouter::new().routes(routes!(list, create)).routes(routes!(read, update, remove))
-}
-
-/// When failed deliveries are tried again.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-struct Retry {
-    /// The waits between attempts in seconds; an empty list means one attempt only. Up to 49 waits of up to 30 days.
-    #[schema(example = json!([5, 300, 1800]))]
-    schedule: Vec<u64>,
 }
 
 /// A new subscription.
@@ -51,9 +44,34 @@ struct NewSubscription {
     /// Whether it makes deliveries; true unless given.
     #[serde(default)]
     enabled: Option<bool>,
-    /// Its own retry schedule; the default unless given.
+    /// When failed deliveries are tried again: `{"schedule": [5, 300]}`, or `{"strategy": "exponential", "first_s": 5,
+    /// "max_attempts": 10}` with `factor` and `max_wait_s`, or `{"strategy": "linear", "wait_s": 60, "max_attempts": 10}`;
+    /// up to 50 attempts over 30 days, with `jitter_percent`.
     #[serde(default)]
+    #[schema(value_type = Option<Object>)]
     retry: Option<Retry>,
+    /// Answers after which a delivery is tried again; any other that is not 2xx gives it up at once.
+    #[serde(default)]
+    #[schema(value_type = Option<String>, example = "500-599, 408, 429, !501")]
+    retry_on: Option<String>,
+    /// How long an attempt may take, in milliseconds; the destination's unless given.
+    #[serde(default)]
+    #[schema(value_type = Option<i64>, minimum = 1000, maximum = 60000)]
+    timeout_ms: Option<i64>,
+    /// How long after its event was accepted a delivery is tried first, in seconds.
+    #[serde(default)]
+    #[schema(value_type = Option<u64>, minimum = 1, maximum = 2592000)]
+    delay_s: Option<u64>,
+    /// How long after its event was accepted a delivery is tried at all, in seconds.
+    #[serde(default)]
+    #[schema(value_type = Option<u64>, minimum = 1, maximum = 2592000)]
+    max_age_s: Option<u64>,
+    /// The order that deliveries keep: `{"key": "$.data.id", "when_given_up": "wait", "max_attempts": 5}`. Deliveries with
+    /// one value at `key` (a member of the JSON body, or `header:X-Customer`; everything of the source without it) go out one
+    /// after another. When the first of a key is given up, the others `wait` for a person, or go on (`skip`).
+    #[serde(default)]
+    #[schema(value_type = Option<Object>)]
+    ordering: Option<serde_json::Value>,
     /// Not in this version.
     #[serde(default)]
     #[schema(value_type = Option<Object>)]
@@ -74,10 +92,35 @@ struct SubscriptionChange {
     /// Whether it makes deliveries.
     #[serde(default)]
     enabled: Option<bool>,
-    /// Its own retry schedule; null for the default. Deliveries that exist keep the rules they were made by.
+    /// When failed deliveries are tried again: `{"schedule": [5, 300]}`, or `{"strategy": "exponential", "first_s": 5,
+    /// "max_attempts": 10}` with `factor` and `max_wait_s`, or `{"strategy": "linear", "wait_s": 60, "max_attempts": 10}`;
+    /// up to 50 attempts over 30 days, with `jitter_percent`. Null goes back to the
+    /// default, here as below. Deliveries that exist follow the change.
     #[serde(default, deserialize_with = "present")]
-    #[schema(value_type = Option<Retry>)]
+    #[schema(value_type = Option<Object>)]
     retry: Option<Option<Retry>>,
+    /// Answers after which a delivery is tried again; any other that is not 2xx gives it up at once.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<String>, example = "500-599, 408, 429, !501")]
+    retry_on: Option<Option<String>>,
+    /// How long an attempt may take, in milliseconds; the destination's unless given.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<i64>, minimum = 1000, maximum = 60000)]
+    timeout_ms: Option<Option<i64>>,
+    /// How long after its event was accepted a delivery is tried first, in seconds.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<u64>, minimum = 1, maximum = 2592000)]
+    delay_s: Option<Option<u64>>,
+    /// How long after its event was accepted a delivery is tried at all, in seconds.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<u64>, minimum = 1, maximum = 2592000)]
+    max_age_s: Option<Option<u64>>,
+    /// The order that deliveries keep: `{"key": "$.data.id", "when_given_up": "wait", "max_attempts": 5}`. Deliveries with
+    /// one value at `key` (a member of the JSON body, or `header:X-Customer`; everything of the source without it) go out one
+    /// after another. When the first of a key is given up, the others `wait` for a person, or go on (`skip`).
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<Object>)]
+    ordering: Option<Option<serde_json::Value>>,
     /// Not in this version.
     #[serde(default)]
     #[schema(value_type = Option<Object>)]
@@ -104,8 +147,23 @@ struct SubscriptionView {
     name: String,
     /// Whether it makes deliveries.
     enabled: bool,
-    /// Its own retry schedule; null for the default.
+    /// Whether its deliveries are held.
+    paused: bool,
+    /// Its own retry schedule; null for the destination's or the default.
+    #[schema(value_type = Option<Object>)]
     retry: Option<Retry>,
+    /// Its own set of answers after which a delivery is tried again.
+    #[schema(value_type = Option<String>)]
+    retry_on: Option<StatusSet>,
+    /// Its own time limit of an attempt.
+    timeout_ms: Option<i64>,
+    /// Its own delay.
+    delay_s: Option<u64>,
+    /// Its own maximum age.
+    max_age_s: Option<u64>,
+    /// The order that it keeps.
+    #[schema(value_type = Option<Object>)]
+    ordering: Option<serde_json::Value>,
     /// The current revision of its rules.
     revision: i64,
     /// Counts changes.
@@ -120,14 +178,20 @@ struct SubscriptionView {
 
 impl From<Subscription> for SubscriptionView {
     fn from(row: Subscription) -> Self {
-        let schedule = row.retry_schedule.as_deref().and_then(|text| serde_json::from_str(text).ok());
+        let rules = PolicyRules::from_text(row.policy.as_deref());
         Self {
             id: row.subscription_id.into(),
             source_id: row.source_id.into(),
             destination_id: row.destination_id.into(),
             name: row.name,
             enabled: row.enabled,
-            retry: schedule.map(|schedule| Retry { schedule }),
+            paused: row.paused,
+            retry: rules.retry,
+            retry_on: rules.retry_on,
+            timeout_ms: rules.timeout_ms,
+            delay_s: rules.delay_s,
+            max_age_s: rules.max_age_s,
+            ordering: row.ordering.as_deref().and_then(|text| serde_json::from_str(text).ok()),
             revision: row.revision,
             version: row.version,
             created_at: rfc3339(row.created_ms),
@@ -177,7 +241,15 @@ async fn create(
     errors.extend(source.is_none().then(no_source));
     errors.extend(destination.is_none().then(no_destination));
     refuse_later_rules(&new.filter, &new.transform, &mut errors);
-    let retry_schedule = new.retry.as_ref().and_then(|retry| schedule_text(retry, &mut errors));
+    let change = PolicyChange {
+        retry: Some(new.retry),
+        retry_on: Some(new.retry_on),
+        timeout_ms: Some(new.timeout_ms),
+        delay_s: Some(new.delay_s),
+        max_age_s: Some(new.max_age_s),
+    };
+    let policy = change.apply(None, &mut errors);
+    let ordering = checked_ordering(new.ordering, &mut errors);
     let given = new.name.as_deref().map(|name| checked_name(name, &mut errors));
     let (Some(source), Some(destination), true) = (source, destination, errors.is_empty()) else {
         return Err(ApiError::Validation(errors));
@@ -190,11 +262,14 @@ async fn create(
         destination_id: destination.destination_id,
         name: given.unwrap_or_else(|| format!("{} → {}", source.name, destination.name)),
         enabled: new.enabled.unwrap_or(true),
+        paused: false,
+        release_rate: None,
         revision: 1,
         version: 1,
         created_ms: now,
         updated_ms: now,
-        retry_schedule,
+        policy,
+        ordering,
     };
     match state.store.create_subscription(&subscription, principal.user_id).await {
         Ok(()) => Ok((StatusCode::CREATED, [(ETAG, etag(1))], Json(subscription.into()))),
@@ -247,14 +322,22 @@ async fn update(
     }
     subscription.enabled = change.enabled.unwrap_or(subscription.enabled);
     refuse_later_rules(&change.filter, &change.transform, &mut errors);
-    let before = subscription.retry_schedule.clone();
-    if let Some(retry) = change.retry {
-        subscription.retry_schedule = retry.and_then(|retry| schedule_text(&retry, &mut errors));
+    let before = (subscription.policy.clone(), subscription.ordering.clone());
+    let rules = PolicyChange {
+        retry: change.retry,
+        retry_on: change.retry_on,
+        timeout_ms: change.timeout_ms,
+        delay_s: change.delay_s,
+        max_age_s: change.max_age_s,
+    };
+    subscription.policy = rules.apply(subscription.policy.as_deref(), &mut errors);
+    if let Some(ordering) = change.ordering {
+        subscription.ordering = checked_ordering(ordering, &mut errors);
     }
     if !errors.is_empty() {
         return Err(ApiError::Validation(errors));
     }
-    let new_rules = subscription.retry_schedule != before;
+    let new_rules = (&subscription.policy, &subscription.ordering) != (&before.0, &before.1);
     let saved = state.store.update_subscription(&subscription, new_rules, principal.user_id).await?;
     Ok(shown(saved.ok_or_else(|| changed_meanwhile(wanted))?))
 }
@@ -290,15 +373,14 @@ fn shown(subscription: Subscription) -> Shown {
     ([(ETAG, etag(subscription.version))], Json(subscription.into()))
 }
 
-/// The schedule as it is stored.
-fn schedule_text(retry: &Retry, errors: &mut Vec<FieldError>) -> Option<String> {
-    match RetrySchedule::from_seconds(&retry.schedule) {
-        Ok(schedule) => serde_json::to_string(&schedule.seconds()).ok(),
-        Err(error) => {
-            errors.push(field("/retry/schedule", error.to_string()));
-            None
-        }
-    }
+/// The order as it is stored.
+fn checked_ordering(given: Option<serde_json::Value>, errors: &mut Vec<FieldError>) -> Option<String> {
+    let rule = serde_json::from_value::<Ordering>(given?).map_err(|error| error.to_string());
+    let checked = rule.and_then(|rule| {
+        rule.check().map_err(|error| error.to_string())?;
+        serde_json::to_string(&rule).map_err(|error| error.to_string())
+    });
+    checked.map_err(|reason| errors.push(field("/ordering", reason))).ok()
 }
 
 /// Rules that are known but not yet kept are refused: silence would send what should have been left out.
@@ -319,16 +401,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_schedule_is_stored_as_seconds_or_refused_with_its_bounds() {
+    fn an_order_is_stored_or_refused_with_a_reason() {
         let mut errors = Vec::new();
-        for (schedule, stored) in [(vec![], "[]"), (vec![5, 300], "[5,300]")] {
-            assert_eq!(schedule_text(&Retry { schedule }, &mut errors).as_deref(), Some(stored));
+        let given = serde_json::json!({"key": "$.data.id", "when_given_up": "skip"});
+        let stored = checked_ordering(Some(given), &mut errors).unwrap();
+        assert!(stored.contains("data.id") && stored.contains("skip"), "{stored}");
+        for wrong in [
+            serde_json::json!({"key": "query:x"}),
+            serde_json::json!({"keys": 1}),
+            serde_json::json!({"max_attempts": 0}),
+        ] {
+            assert_eq!(checked_ordering(Some(wrong), &mut errors), None);
         }
-        assert!(errors.is_empty());
-        for schedule in [vec![0], vec![1; 50]] {
-            assert_eq!(schedule_text(&Retry { schedule }, &mut errors), None);
-        }
-        assert_eq!(errors.iter().filter(|e| e.pointer == "/retry/schedule").count(), 2);
+        assert!(errors.len() == 3 && errors.iter().all(|e| e.pointer == "/ordering"));
     }
 
     #[test]

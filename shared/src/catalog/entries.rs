@@ -146,6 +146,11 @@ impl Subscription {
     pub fn policy_for(&self, destination: &Destination) -> DeliveryPolicy {
         DeliveryPolicy::of(&self.policy, &destination.policy, destination.timeout)
     }
+
+    /// How long after its event was accepted a delivery to `destination` is tried first.
+    pub fn delay_for(&self, destination: &Destination) -> Duration {
+        Duration::from_secs(self.policy.delay_s.or(destination.policy.delay_s).unwrap_or(0))
+    }
 }
 
 /// A period of a rate limit in microseconds.

@@ -1,5 +1,6 @@
 //! The nouns of the domain and their rules. Nothing in here does I/O.
 
+pub mod breaker;
 pub mod connection;
 pub mod event;
 pub mod headers;

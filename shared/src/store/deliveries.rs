@@ -2,9 +2,10 @@
 
 use uuid::Uuid;
 
+use super::relay::{KeyOf, lock_keys, promote};
 use super::{Store, Tx};
 use crate::clock::Millis;
-use crate::id::{DeliveryId, DestinationId, EventId, SourceId, SubscriptionId, WorkspaceId};
+use crate::id::{DeliveryId, DestinationId, EventId, ReplayId, SourceId, SubscriptionId, WorkspaceId};
 use crate::{q, row};
 
 /// Deliveries that one statement cancels.
@@ -15,7 +16,7 @@ pub(super) const CANCEL_BATCH: u64 = 2_000;
 pub enum DeliveryStatus {
     /// Due, or waiting for its next attempt.
     Pending,
-    /// Its destination is disabled.
+    /// Something on its way is paused, or it waits for its turn.
     Held,
     /// An attempt is under way.
     Leased,
@@ -56,7 +57,7 @@ impl DeliveryStatus {
 /// The columns of a row, named: a later migration may add some while this program runs.
 macro_rules! columns {
     () => {
-        "delivery_id, workspace_id, event_id, subscription_id, revision, destination_id, webhook_id, status, attempts, \
+        "delivery_id, workspace_id, event_id, subscription_id, revision, destination_id, webhook_id, status, hold, replay_id, order_key, attempts, \
          failures, next_attempt_ms, started_ms, created_ms, finished_ms, last_status, last_error"
     };
 }
@@ -81,6 +82,13 @@ row! {
         webhook_id: Uuid,
         /// Its state.
         status: String,
+        /// Why it is held: `paused` (something on its way is), `order` (one of its key goes before it), `parked` (it was given
+        /// up and stands before the others of its key).
+        hold: Option<String>,
+        /// The replay that made it.
+        replay_id: Option<Uuid>,
+        /// Its key, where its subscription keeps an order.
+        order_key: Option<Vec<u8>>,
         /// Attempts so far, with the one under way.
         attempts: i64,
         /// Failures that count towards giving up.
@@ -146,6 +154,10 @@ pub struct DeliveryFilter {
     pub destination: Option<DestinationId>,
     /// In this state.
     pub status: Option<DeliveryStatus>,
+    /// Only those that were given up and stand before the others of their key.
+    pub parked: bool,
+    /// Made by this replay.
+    pub replay: Option<ReplayId>,
 }
 
 /// What became of a wish to change a delivery.
@@ -159,6 +171,8 @@ pub enum Transition {
     Refused {
         /// The state it is in.
         status: String,
+        /// Why it is held, if it is.
+        hold: Option<String>,
     },
     /// The subscription or the destination is gone.
     NowhereToGo,
@@ -181,14 +195,15 @@ impl Store {
         let destination = filter.destination.map(|id| id.0);
         let status = filter.status.map(DeliveryStatus::as_str);
         let source = filter.source.map(|id| id.0);
-        // Two texts, because the deliveries of one event have an index of their own.
+        let replay = filter.replay.map(|id| id.0);
+        // Several texts, because the deliveries of one event and those that are parked have indexes of their own.
         match filter.event {
             Some(event) => q!(
                 &self.db,
                 fetch_all as Delivery,
                 concat!("SELECT ", columns!(), " FROM delivery WHERE event_id = $6 AND workspace_id = $1 AND delivery_id < $2
                    AND ($3 IS NULL OR subscription_id = $3) AND ($4 IS NULL OR destination_id = $4)
-                   AND ($5 IS NULL OR status = $5)
+                   AND ($5 IS NULL OR status = $5) AND (NOT $9 OR hold = 'parked') AND ($10 IS NULL OR replay_id = $10)
                    AND ($8 IS NULL OR EXISTS (SELECT 1 FROM event AS e WHERE e.event_id = delivery.event_id AND e.source_id = $8))
                  ORDER BY delivery_id DESC LIMIT $7"),
                 workspace.0,
@@ -198,14 +213,28 @@ impl Store {
                 status,
                 event.0,
                 limit,
-                source
+                source,
+                filter.parked,
+                replay
+            ),
+            None if filter.parked => q!(
+                &self.db,
+                fetch_all as Delivery,
+                concat!("SELECT ", columns!(), " FROM delivery WHERE workspace_id = $1 AND delivery_id < $2 AND hold = 'parked'
+                   AND ($3 IS NULL OR subscription_id = $3) AND ($4 IS NULL OR destination_id = $4)
+                 ORDER BY delivery_id DESC LIMIT $5"),
+                workspace.0,
+                cursor,
+                subscription,
+                destination,
+                limit
             ),
             None => q!(
                 &self.db,
                 fetch_all as Delivery,
                 concat!("SELECT ", columns!(), " FROM delivery WHERE workspace_id = $1 AND delivery_id < $2
                    AND ($3 IS NULL OR subscription_id = $3) AND ($4 IS NULL OR destination_id = $4)
-                   AND ($5 IS NULL OR status = $5)
+                   AND ($5 IS NULL OR status = $5) AND ($8 IS NULL OR replay_id = $8)
                    AND ($7 IS NULL OR EXISTS (SELECT 1 FROM event AS e WHERE e.event_id = delivery.event_id AND e.source_id = $7))
                  ORDER BY delivery_id DESC LIMIT $6"),
                 workspace.0,
@@ -214,7 +243,8 @@ impl Store {
                 destination,
                 status,
                 limit,
-                source
+                source,
+                replay
             ),
         }
     }
@@ -250,7 +280,8 @@ impl Store {
         )
     }
 
-    /// Makes a delivery due now, with its failures forgotten, unless an attempt is under way or it is held.
+    /// Makes a delivery due now, with its failures forgotten, unless an attempt is under way, something on its way is paused
+    /// or it waits for its turn. One that was parked goes out first of its key, as before.
     ///
     /// # Errors
     /// When the store does not answer.
@@ -258,8 +289,8 @@ impl Store {
         let now = self.store_now_ms().await?;
         let mut tx = self.db.begin().await?;
         let Some(found) = lock(&mut tx, workspace, id).await? else { return Ok(Transition::NotFound) };
-        if matches!(found.status.as_str(), "leased" | "held") {
-            return Ok(Transition::Refused { status: found.status });
+        if found.status == "leased" || matches!(found.hold.as_deref(), Some("paused" | "order")) {
+            return Ok(Transition::Refused { status: found.status, hold: found.hold });
         }
         let ends = q!(
             tx &mut tx,
@@ -275,7 +306,7 @@ impl Store {
         let row = q!(
             tx &mut tx,
             fetch_one as Delivery,
-            concat!("UPDATE delivery SET status = 'pending', failures = 0, next_attempt_ms = $2, finished_ms = NULL, lease_owner = NULL,
+            concat!("UPDATE delivery SET status = 'pending', hold = NULL, class = 0, failures = 0, next_attempt_ms = $2, finished_ms = NULL, lease_owner = NULL,
                     started_ms = NULL
              WHERE delivery_id = $1 RETURNING ", columns!()),
             id.0,
@@ -285,24 +316,30 @@ impl Store {
         Ok(Transition::Done(Box::new(row)))
     }
 
-    /// Ends a delivery that waits or is held.
+    /// Ends a delivery that waits or is held. What stood behind it in the order of its key goes on.
     ///
     /// # Errors
     /// When the store does not answer.
     pub async fn cancel_delivery(&self, workspace: WorkspaceId, id: DeliveryId) -> sqlx::Result<Transition> {
+        let Some(seen) = self.delivery(workspace, id).await? else { return Ok(Transition::NotFound) };
+        let key = seen.order_key.map(|key| KeyOf { subscription_id: seen.subscription_id, key });
+        let keys: Vec<KeyOf> = key.into_iter().collect();
+        let store_now = self.store_now_ms().await?;
         let mut tx = self.db.begin().await?;
+        lock_keys(&mut tx, &keys).await?;
         let Some(found) = lock(&mut tx, workspace, id).await? else { return Ok(Transition::NotFound) };
         if !matches!(found.status.as_str(), "pending" | "held") {
-            return Ok(Transition::Refused { status: found.status });
+            return Ok(Transition::Refused { status: found.status, hold: found.hold });
         }
         let row = q!(
             tx &mut tx,
             fetch_one as Delivery,
-            concat!("UPDATE delivery SET status = 'cancelled', next_attempt_ms = NULL, finished_ms = $2
+            concat!("UPDATE delivery SET status = 'cancelled', hold = NULL, next_attempt_ms = NULL, finished_ms = $2
              WHERE delivery_id = $1 RETURNING ", columns!()),
             id.0,
             self.now_ms()
         )?;
+        promote(&mut tx, &keys, store_now).await?;
         tx.commit().await?;
         Ok(Transition::Done(Box::new(row)))
     }
@@ -351,10 +388,10 @@ pub(super) async fn cancel_waiting(
     let pending = q!(
         tx tx,
         execute,
-        {pg: "UPDATE delivery SET status = 'cancelled', next_attempt_ms = NULL, finished_ms = $3 WHERE delivery_id IN (
+        {pg: "UPDATE delivery SET status = 'cancelled', hold = NULL, next_attempt_ms = NULL, finished_ms = $3 WHERE delivery_id IN (
                   SELECT delivery_id FROM delivery WHERE destination_id = $1 AND status = 'pending'
                     AND ($2 IS NULL OR subscription_id = $2) LIMIT $4 FOR UPDATE SKIP LOCKED)",
-         sqlite: "UPDATE delivery SET status = 'cancelled', next_attempt_ms = NULL, finished_ms = $3 WHERE delivery_id IN (
+         sqlite: "UPDATE delivery SET status = 'cancelled', hold = NULL, next_attempt_ms = NULL, finished_ms = $3 WHERE delivery_id IN (
                   SELECT delivery_id FROM delivery WHERE destination_id = $1 AND status = 'pending'
                     AND ($2 IS NULL OR subscription_id = $2) LIMIT $4)"},
         destination,
@@ -365,18 +402,31 @@ pub(super) async fn cancel_waiting(
     let held = q!(
         tx tx,
         execute,
-        {pg: "UPDATE delivery SET status = 'cancelled', next_attempt_ms = NULL, finished_ms = $3 WHERE delivery_id IN (
-                  SELECT delivery_id FROM delivery WHERE destination_id = $1 AND status = 'held'
+        {pg: "UPDATE delivery SET status = 'cancelled', hold = NULL, next_attempt_ms = NULL, finished_ms = $3 WHERE delivery_id IN (
+                  SELECT delivery_id FROM delivery WHERE destination_id = $1 AND hold = 'paused'
                     AND ($2 IS NULL OR subscription_id = $2) LIMIT $4 FOR UPDATE SKIP LOCKED)",
-         sqlite: "UPDATE delivery SET status = 'cancelled', next_attempt_ms = NULL, finished_ms = $3 WHERE delivery_id IN (
-                  SELECT delivery_id FROM delivery WHERE destination_id = $1 AND status = 'held'
+         sqlite: "UPDATE delivery SET status = 'cancelled', hold = NULL, next_attempt_ms = NULL, finished_ms = $3 WHERE delivery_id IN (
+                  SELECT delivery_id FROM delivery WHERE destination_id = $1 AND hold = 'paused'
                     AND ($2 IS NULL OR subscription_id = $2) LIMIT $4)"},
         destination,
         subscription,
         now,
         CANCEL_BATCH as i64
     )?;
-    Ok(pending.max(held))
+    // Those that wait for their turn are found by their subscription, which has just been removed.
+    let in_order = q!(
+        tx tx,
+        execute,
+        "UPDATE delivery SET status = 'cancelled', hold = NULL, next_attempt_ms = NULL, finished_ms = $3 WHERE delivery_id IN (
+            SELECT d.delivery_id FROM removed_subscription AS r JOIN delivery AS d ON d.subscription_id = r.subscription_id
+              AND d.order_key IS NOT NULL AND d.status IN ('pending', 'held', 'leased')
+            WHERE r.destination_id = $1 AND ($2 IS NULL OR r.subscription_id = $2) AND d.hold IN ('order', 'parked') LIMIT $4)",
+        destination,
+        subscription,
+        now,
+        CANCEL_BATCH as i64
+    )?;
+    Ok(pending.max(held).max(in_order))
 }
 
 /// Cancels what the first batch left, in transactions of their own, so that no statement grows with the backlog.

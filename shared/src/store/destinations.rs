@@ -8,9 +8,6 @@ use crate::clock::Millis;
 use crate::id::{DestinationId, WorkspaceId};
 use crate::{q, row};
 
-/// Held deliveries that one statement sets free.
-const RELEASE_BATCH: i64 = 1_000;
-
 /// The columns of a row, named: a later migration may add some while this program runs.
 macro_rules! columns {
     () => {
@@ -222,38 +219,25 @@ impl Store {
         Ok(updated)
     }
 
-    /// Sets free what was held for a destination, in small transactions. Gives how many. Nothing else is changed, so
-    /// that calling it again after an interruption goes on.
+    /// Disables a destination because its receiver said so: `by` is `gone` or `receiver`. `false`: it was disabled.
     ///
     /// # Errors
-    /// When the store does not answer; what was released until then stays released.
-    pub async fn release_held(&self, workspace: WorkspaceId, id: DestinationId) -> sqlx::Result<u64> {
-        let mut released = 0;
-        loop {
-            let now = self.store_now_ms().await?;
-            let rows = q!(
-                &self.db,
-                execute,
-                {pg: "UPDATE delivery SET status = 'pending', next_attempt_ms = coalesce(next_attempt_ms, $3)
-                      WHERE delivery_id IN (SELECT d.delivery_id FROM delivery AS d
-                            JOIN destination AS t ON t.destination_id = d.destination_id AND t.enabled
-                            WHERE d.destination_id = $2 AND d.status = 'held' AND d.workspace_id = $1
-                            LIMIT $4 FOR UPDATE OF d SKIP LOCKED)",
-                 sqlite: "UPDATE delivery SET status = 'pending', next_attempt_ms = coalesce(next_attempt_ms, $3)
-                      WHERE delivery_id IN (SELECT d.delivery_id FROM delivery AS d
-                            JOIN destination AS t ON t.destination_id = d.destination_id AND t.enabled
-                            WHERE d.destination_id = $2 AND d.status = 'held' AND d.workspace_id = $1
-                            LIMIT $4)"},
-                workspace.0,
-                id.0,
-                now,
-                RELEASE_BATCH
-            )?;
-            released += rows;
-            if rows < RELEASE_BATCH as u64 {
-                return Ok(released);
-            }
+    /// When the store does not answer.
+    pub async fn disable_destination(&self, id: DestinationId, by: &str) -> sqlx::Result<bool> {
+        let mut tx = self.db.begin().await?;
+        let rows = q!(
+            tx &mut tx,
+            execute,
+            "UPDATE destination SET enabled = FALSE, disabled_by = $2, version = version + 1, updated_ms = $3
+             WHERE destination_id = $1 AND enabled",
+            id.0,
+            by,
+            self.now_ms()
+        )?;
+        if rows > 0 {
+            self.commit_changes(tx, &[CatalogChange::Destination(id)]).await?;
         }
+        Ok(rows > 0)
     }
 
     /// Removes a destination with its subscriptions, and cancels what still waits to be delivered to it.
@@ -289,6 +273,14 @@ impl Store {
         q!(tx &mut tx, execute, "DELETE FROM destination_token WHERE destination_id = $1", id.0)?;
         for (subscription,) in &subscriptions {
             remember_removed(&mut tx, *subscription, id.0, self.now_ms()).await?;
+        }
+        for text in [
+            "DELETE FROM pace WHERE destination_id = $1",
+            "DELETE FROM breaker WHERE destination_id = $1",
+            "DELETE FROM breaker_change WHERE destination_id = $1",
+            "DELETE FROM destination_token WHERE destination_id = $1",
+        ] {
+            q!(tx &mut tx, execute, text, id.0)?;
         }
         cancel_waiting(&mut tx, id.0, None, self.now_ms()).await?;
         let mut changes = vec![CatalogChange::Destination(id)];

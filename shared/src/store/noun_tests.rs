@@ -341,11 +341,10 @@ async fn enabling_releases_what_was_held_for_that_destination_alone() {
         let mut off = store.store.destination(store.mine, id).await.unwrap().unwrap();
         off.enabled = false;
         let mut off = store.update_destination(&off).await.unwrap().unwrap();
-        assert_eq!(store.release_held(store.mine, id).await.unwrap(), 0, "still disabled");
+        assert_eq!(store.release_held(None, None, Some(id)).await.unwrap(), 0, "still disabled");
         off.enabled = true;
         store.update_destination(&off).await.unwrap().unwrap();
-        assert_eq!(store.release_held(store.other, id).await.unwrap(), 0);
-        assert_eq!(store.release_held(store.mine, id).await.unwrap(), 2);
+        assert_eq!(store.release_held(None, None, Some(id)).await.unwrap(), 2);
         assert_eq!(store.statuses(&ids).await, ["held", "pending", "pending", "cancelled"]);
         let due = store.store.delivery(store.mine, ids[1]).await.unwrap().unwrap().next_attempt_ms.unwrap();
         assert!((due - store.now_ms()).abs() < 60_000, "{due}");
@@ -380,7 +379,10 @@ async fn retry_and_cancel_keep_to_the_states() {
                     assert_eq!((row.status.as_str(), row.next_attempt_ms), ("cancelled", None));
                     assert!(row.finished_ms > Some(9));
                 }
-                refused => assert_eq!(refused, Transition::Refused { status: status.into() }),
+                refused => assert_eq!(
+                    refused,
+                    Transition::Refused { status: status.into(), hold: (status == "held").then(|| "paused".into()) }
+                ),
             }
         }
         let id = store.delivery(&s, event, "failed").await;

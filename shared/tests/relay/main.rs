@@ -13,8 +13,8 @@ use hookyard_shared::id::{
 use hookyard_shared::model::Event;
 use hookyard_shared::q;
 use hookyard_shared::store::relay::{
-    AttemptRecord, AttemptState, NewDelivery, NewInspection, NewStatus, Next, Persisted, REAP_PORTION, Rivals, Room,
-    SlotWish,
+    AttemptRecord, AttemptState, FlowKey, NewDelivery, NewInspection, NewStatus, Next, Persisted, REAP_PORTION, Rivals,
+    Room, SlotWish,
 };
 use hookyard_shared::store::{CatalogChange, Db, Store, StoreLocation};
 use hookyard_testkit::shared_postgres;
@@ -119,6 +119,8 @@ impl Bench {
                 revision: 1,
                 destination_id: self.destination,
                 status,
+                delay_ms: 0,
+                order_key: None,
             })
             .collect()
     }
@@ -129,6 +131,11 @@ impl Bench {
         let new = self.store.persist(worker, &events, &deliveries).await.unwrap();
         assert_eq!(new.len(), count);
         deliveries
+    }
+
+    /// The line of its deliveries that have not failed.
+    fn flow(&self) -> FlowKey {
+        FlowKey { destination_id: self.destination.0, flow_id: self.destination.0, class: FlowKey::FIRST }
     }
 
     async fn worker(&self) -> WorkerId {
@@ -195,7 +202,7 @@ impl Bench {
     }
 
     fn room(&self, room: i64) -> [Room; 1] {
-        [Room { destination_id: self.destination, room }]
+        [Room { flow: self.flow(), room }]
     }
 }
 
@@ -217,6 +224,7 @@ fn record(delivery: DeliveryId, number: i64, next: Next) -> AttemptRecord {
         response_truncated: false,
         next,
         failures: 1,
+        key: None,
     }
 }
 
@@ -280,7 +288,7 @@ async fn due_deliveries_are_claimed_by_one_worker_each(bench: Bench) {
     assert_eq!((ids.len(), a.len() + b.len() + rest.len()), (40, 40));
     assert!(a.len() <= 15);
     assert!(a.iter().chain(&b).all(|c| c.attempts == 1));
-    assert!(bench.store.due_destinations(&[bench.destination]).await.unwrap().is_empty());
+    assert!(bench.store.due_flows(&[bench.flow()]).await.unwrap().is_empty());
 }
 
 async fn an_outcome_decides_once_and_a_retry_is_due_by_the_stores_clock(bench: Bench) {
@@ -291,7 +299,7 @@ async fn an_outcome_decides_once_and_a_retry_is_due_by_the_stores_clock(bench: B
         record(deliveries[1].id, 1, Next::RetryIn(60_000)),
         record(deliveries[2].id, 1, Next::Failed),
     ];
-    assert_eq!(bench.store.record(worker, &outcomes).await.unwrap(), 0);
+    assert_eq!(bench.store.record(worker, &outcomes).await.unwrap().superseded, 0);
     assert_eq!(bench.row(deliveries[0].id).await, ("delivered".into(), 1, None));
     let (status, attempts, due) = bench.row(deliveries[1].id).await;
     assert_eq!((status.as_str(), attempts), ("pending", 1));
@@ -319,7 +327,7 @@ async fn a_dead_workers_deliveries_are_taken_over_and_its_late_outcome_is_supers
     let claimed = bench.store.claim(heir, &bench.room(10)).await.unwrap();
     assert_eq!(claimed.iter().map(|c| c.attempts).collect::<Vec<_>>(), [2, 2]);
     let late = record(deliveries[0].id, 1, Next::Delivered);
-    assert_eq!(bench.store.record(dead, &[late]).await.unwrap(), 1);
+    assert_eq!(bench.store.record(dead, &[late]).await.unwrap().superseded, 1);
     assert_eq!(bench.row(deliveries[0].id).await.0, "leased", "the heir's attempt goes on");
     bench.store.record(heir, &[record(deliveries[0].id, 2, Next::Delivered)]).await.unwrap();
     assert_eq!(bench.attempts(deliveries[0].id).await, [(1, "superseded".to_owned()), (2, "succeeded".to_owned())]);
@@ -453,7 +461,7 @@ async fn what_waits_is_settled_in_portions(bench: Bench) {
     bench.enable(false).await;
     assert!(bench.store.settle_waiting().await.unwrap(), "there is more");
     assert!(!bench.store.settle_waiting().await.unwrap());
-    assert!(bench.store.due_destinations(&[bench.destination]).await.unwrap().is_empty());
+    assert!(bench.store.due_flows(&[bench.flow()]).await.unwrap().is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,27 +2,30 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures::FutureExt as _;
 use hookyard_shared::catalog::{Destination, DestinationKind};
+use hookyard_shared::clock::Millis;
 use hookyard_shared::egress::{AttemptError, Exchange, Timings};
 use hookyard_shared::id::{AttemptId, InspectionId};
-use hookyard_shared::model::{Event, RetrySchedule, headers};
+use hookyard_shared::model::{DeliveryPolicy, Event, breaker, headers};
 use hookyard_shared::store::StoreResult;
-use hookyard_shared::store::relay::{AttemptRecord, AttemptState, NewInspection, Next};
+use hookyard_shared::store::relay::{AttemptRecord, AttemptState, FlowKey, KeyOf, NewInspection, Next};
+use hookyard_shared::verify::Ordering;
 use tokio_util::sync::CancellationToken;
 
-use super::decide::{Ended, decide};
+use super::decide::{Decision, DisabledBy, Ended, Rules, decide};
 use super::job::Job;
 use super::lanes::Lanes;
+use super::lanes::lane::Health;
 use super::outgoing;
 
 /// What became of a turn in the lane.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Ran {
-    /// A request was made; its outcome is with the recorder.
-    Sent,
+    /// The attempt was made; its outcome is with the recorder. What it says about the receiver.
+    Sent(Health),
     /// Nothing was sent: the delivery went back to the store, or is somebody else's.
     Returned,
 }
@@ -36,7 +39,19 @@ struct Outcome {
     headers: Vec<u8>,
     body: Vec<u8>,
     truncated: bool,
-    interrupted: bool,
+    /// Why there is no answer, where that is not the receiver's doing.
+    ours: Option<Ours>,
+}
+
+/// What ended an attempt on this side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ours {
+    /// It was cut off.
+    Interrupted,
+    /// It was not made: the delivery is too old.
+    TooOld,
+    /// A fault of this program or of its settings.
+    Fault,
 }
 
 /// Makes the attempt that `job` stands for. `fence` fires when this worker's lease ends. A panic on the way is an outcome
@@ -46,28 +61,69 @@ pub(super) async fn run(lanes: &Lanes, job: &Job, fence: &CancellationToken) -> 
         Ok(ran) => ran,
         Err(_) => {
             tracing::error!(delivery.id = %job.delivery_id, "an attempt ended by a fault of the program; the line before this one says where. Please report it");
-            conclude(lanes, job, &Outcome::internal()).await;
-            Ran::Sent
+            let began = lanes.base.store.now_ms();
+            Ran::Sent(conclude(lanes, job, &Plan::of(lanes, job), &Outcome::internal(), began).await)
         }
     }
 }
 
+/// What holds for a delivery at the moment of its attempt.
+struct Plan {
+    destination: Option<Arc<Destination>>,
+    policy: DeliveryPolicy,
+    ordering: Option<Arc<Ordering>>,
+    /// Something on its way is paused.
+    paused: bool,
+}
+
+impl Plan {
+    fn of(lanes: &Lanes, job: &Job) -> Self {
+        let catalog = lanes.base.catalog.snapshot();
+        let destination = catalog.destination(job.destination_id).cloned();
+        let subscription = catalog.subscription(job.subscription_id);
+        let policy = match (&destination, subscription) {
+            (Some(destination), Some(subscription)) => subscription.policy_for(destination),
+            (Some(destination), None) => {
+                DeliveryPolicy::of(&Default::default(), &destination.policy, destination.timeout)
+            }
+            (None, _) => DeliveryPolicy::default(),
+        };
+        let replayed = job.line.0 == FlowKey::REPLAYS;
+        Self {
+            paused: !replayed && subscription.is_some_and(|s| catalog.is_paused(s)),
+            ordering: subscription.and_then(|s| s.ordering.clone()).filter(|_| job.order_key.is_some()),
+            destination,
+            policy,
+        }
+    }
+
+    /// Whether the delivery is older than it may be; a person's wish to send it again is not.
+    fn is_too_old(&self, job: &Job, now: i64) -> bool {
+        let age = Duration::from_millis((now - job.accepted_ms).max(0).unsigned_abs());
+        job.line.0 != FlowKey::REPLAYS && self.policy.max_age.is_some_and(|most| age > most)
+    }
+}
+
 async fn make(lanes: &Lanes, job: &Job, fence: &CancellationToken) -> Ran {
-    let destination = lanes.base.catalog.snapshot().destination(job.destination_id).cloned();
-    let destination = match destination {
-        Some(destination) if destination.enabled => destination,
-        // Deleted or disabled while it waited.
+    let plan = Plan::of(lanes, job);
+    let destination = match &plan.destination {
+        Some(destination) if destination.enabled && !plan.paused => destination,
+        // Deleted, disabled or paused while it waited.
         other => return give_back(lanes, job, other.is_some()).await,
     };
+    let began = lanes.base.store.now_ms();
+    if plan.is_too_old(job, began) {
+        return Ran::Sent(conclude(lanes, job, &plan, &Outcome::too_old(), began).await);
+    }
     let event = match &job.event {
         Some(event) => event.clone(),
         None => match load(lanes, job).await {
             Ok(Some(event)) => event,
             Ok(None) => {
                 tracing::error!(delivery.id = %job.delivery_id, event.id = %job.event_id, "a delivery's event is not in the store; the delivery is given up");
-                record(lanes, job, &Outcome::event_missing(), AttemptState::Failed, Next::Failed, job.failures + 1)
-                    .await;
-                return Ran::Sent;
+                let decision = Decision { next: Next::Failed, failures: job.failures + 1, disable: None };
+                record(lanes, job, &Outcome::event_missing(), AttemptState::Failed, decision, began).await;
+                return Ran::Sent(Health::Unknown);
             }
             Err(error) => {
                 tracing::warn!(error = %error, "an event could not be loaded; its delivery goes back");
@@ -81,11 +137,10 @@ async fn make(lanes: &Lanes, job: &Job, fence: &CancellationToken) -> Ran {
         // First: nothing is sent on a lease that has ended.
         biased;
         () = fence.cancelled() => Outcome::failed(&AttemptError::Interrupted, started),
-        outcome = send(lanes, job, &destination, &event) => outcome,
+        outcome = send(lanes, job, destination, &event, plan.policy.timeout) => outcome,
     };
     fail::fail_point!("worker.after_post", |_| std::process::abort());
-    conclude(lanes, job, &outcome).await;
-    Ran::Sent
+    Ran::Sent(conclude(lanes, job, &plan, &outcome, began).await)
 }
 
 async fn load(lanes: &Lanes, job: &Job) -> StoreResult<Option<Arc<Event>>> {
@@ -100,17 +155,17 @@ async fn give_back(lanes: &Lanes, job: &Job, hold: bool) -> Ran {
     Ran::Returned
 }
 
-async fn send(lanes: &Lanes, job: &Job, destination: &Destination, event: &Event) -> Outcome {
+async fn send(lanes: &Lanes, job: &Job, destination: &Destination, event: &Event, timeout: Duration) -> Outcome {
     let started = Instant::now();
     let now = lanes.base.store.now_ms();
     match &destination.kind {
         Ok(DestinationKind::Http(url)) => {
             let request = outgoing::request(event, destination, url.clone(), job.webhook_id, job.number, now);
-            Outcome::of(lanes.client.send(request, destination.timeout).await)
+            Outcome::of(lanes.client.send(request, timeout).await)
         }
         Ok(DestinationKind::Inspector { status, delay }) => {
             let headers = outgoing::outgoing_headers(event, destination, job.webhook_id, job.number, now);
-            tokio::time::sleep((*delay).min(destination.timeout)).await;
+            tokio::time::sleep((*delay).min(timeout)).await;
             let kept = NewInspection {
                 id: InspectionId::new(),
                 destination_id: destination.id,
@@ -119,36 +174,63 @@ async fn send(lanes: &Lanes, job: &Job, destination: &Destination, event: &Event
                 body: event.body.to_vec(),
             };
             let kept = lanes.base.store.insert_inspection(&kept).await;
-            Outcome::inspected(*status, kept.is_ok() && *delay <= destination.timeout, started)
+            Outcome::inspected(*status, kept.is_ok() && *delay <= timeout, started)
         }
         Err(error) => Outcome::broken(error.clone()),
     }
 }
 
-async fn conclude(lanes: &Lanes, job: &Job, outcome: &Outcome) {
-    let schedule = schedule_of(lanes, job);
-    let ended = match outcome.status {
-        _ if outcome.interrupted => Ended::Interrupted,
-        Some(status) if outcome.error.is_none() => Ended::Answered(status),
-        _ => Ended::Unanswered,
+/// Decides what an outcome means and hands it to the recorder. Gives what it says about the receiver.
+async fn conclude(lanes: &Lanes, job: &Job, plan: &Plan, outcome: &Outcome, began: i64) -> Health {
+    let now = lanes.base.store.now_ms();
+    let ended = outcome.ended(now);
+    let rules = Rules {
+        policy: &plan.policy,
+        ordering: plan.ordering.as_deref(),
+        attempts: job.number,
+        failures: job.failures,
+        age: Duration::from_millis((now - job.accepted_ms).max(0).unsigned_abs()),
     };
-    let (next, failures) = decide(ended, job.failures, &schedule, rand::random());
-    let state = match (ended, next) {
+    let decision = decide(ended, rules, rand::random());
+    let state = match (ended, decision.next) {
         (Ended::Interrupted, _) => AttemptState::Interrupted,
         (_, Next::Delivered) => AttemptState::Succeeded,
         _ => AttemptState::Failed,
     };
-    record(lanes, job, outcome, state, next, failures).await;
+    record(lanes, job, outcome, state, decision, began).await;
+    if let Some(by) = decision.disable {
+        disable(lanes, job, by).await;
+    }
+    match ended {
+        Ended::Interrupted | Ended::TooOld => Health::Unknown,
+        _ if outcome.is_ours() => Health::Unknown,
+        Ended::Answered { status, .. } if !breaker::is_trouble(Some(status)) => Health::Fine,
+        Ended::Answered { .. } | Ended::Unanswered => Health::Trouble,
+    }
 }
 
-async fn record(lanes: &Lanes, job: &Job, outcome: &Outcome, state: AttemptState, next: Next, failures: i64) {
+/// Disables the destination because its receiver said so. What waits for it is held.
+async fn disable(lanes: &Lanes, job: &Job, by: DisabledBy) {
+    match lanes.base.store.disable_destination(job.destination_id, by.as_str()).await {
+        Ok(true) => {
+            tracing::warn!(destination.id = %job.destination_id, delivery.id = %job.delivery_id, by = by.as_str(), "a destination was disabled by an answer of its receiver; what comes for it is held until it is enabled again");
+        }
+        Ok(false) => {}
+        Err(error) => {
+            tracing::warn!(destination.id = %job.destination_id, error = %error, "a destination could not be disabled as its receiver asked; the next answer does it");
+        }
+    }
+}
+
+async fn record(lanes: &Lanes, job: &Job, outcome: &Outcome, state: AttemptState, decision: Decision, began: i64) {
     let finished_ms = lanes.base.store.now_ms();
+    let Decision { next, failures, .. } = decision;
     measure(job, outcome, next, finished_ms);
     let record = AttemptRecord {
         delivery_id: job.delivery_id,
         number: job.number,
         attempt_id: AttemptId::new(),
-        started_ms: job.started_ms,
+        started_ms: began,
         finished_ms,
         state,
         status_code: outcome.status.map(i64::from),
@@ -161,13 +243,9 @@ async fn record(lanes: &Lanes, job: &Job, outcome: &Outcome, state: AttemptState
         response_truncated: outcome.truncated,
         next,
         failures,
+        key: job.order_key.clone().map(|key| KeyOf { subscription_id: job.subscription_id.0, key }),
     };
     lanes.recorder.record(job.owner, record).await;
-}
-
-fn schedule_of(lanes: &Lanes, job: &Job) -> Arc<RetrySchedule> {
-    let catalog = lanes.base.catalog.snapshot();
-    catalog.subscription(job.subscription_id).map(|s| s.schedule.clone()).unwrap_or_default()
 }
 
 fn measure(job: &Job, outcome: &Outcome, next: Next, finished_ms: i64) {
@@ -185,6 +263,7 @@ fn measure(job: &Job, outcome: &Outcome, next: Next, finished_ms: i64) {
                 .record((finished_ms - job.accepted_ms).max(0) as f64 / 1000.0);
         }
         Next::Failed => metrics::counter!("hookyard_deliveries_total", "status" => "failed").increment(1),
+        Next::Parked => metrics::counter!("hookyard_deliveries_total", "status" => "parked").increment(1),
         Next::RetryIn(_) => {}
     }
 }
@@ -211,6 +290,29 @@ fn timings_json(timings: &Timings) -> String {
 }
 
 impl Outcome {
+    fn ended(&self, now: Millis) -> Ended {
+        match (self.ours, self.status) {
+            (Some(Ours::Interrupted), _) => Ended::Interrupted,
+            (Some(Ours::TooOld), _) => Ended::TooOld,
+            (_, Some(status)) if self.error.is_none() => Ended::answered(status, &headers::decode(&self.headers), now),
+            _ => Ended::Unanswered,
+        }
+    }
+
+    /// Whether it says nothing about the receiver.
+    fn is_ours(&self) -> bool {
+        self.ours.is_some()
+    }
+
+    fn too_old() -> Self {
+        let words = "The delivery is older than the maximum age of its policy, so it was not sent. Raise `max_age_s`, or replay the event.";
+        Self {
+            error: Some(("too_old".to_owned(), words.to_owned())),
+            ours: Some(Ours::TooOld),
+            ..Self::broken(String::new())
+        }
+    }
+
     fn of(exchange: Exchange) -> Self {
         let address = exchange.address.map(|address| address.to_string());
         let status = exchange.status.map(|status| status.as_u16());
@@ -224,7 +326,7 @@ impl Outcome {
                 headers: headers::encode(&answer.headers),
                 body: answer.body.to_vec(),
                 truncated: answer.truncated,
-                interrupted: false,
+                ours: None,
             },
             Err(error) => Self { status, address, timings, ..Self::failed(&error, Instant::now()) },
         }
@@ -239,13 +341,13 @@ impl Outcome {
             headers: vec![],
             body: vec![],
             truncated: false,
-            interrupted: matches!(error, AttemptError::Interrupted),
+            ours: matches!(error, AttemptError::Interrupted).then_some(Ours::Interrupted),
         }
     }
 
     fn broken(why: String) -> Self {
         let error = Some(("destination_broken".to_owned(), why));
-        Self { error, interrupted: false, ..Self::failed(&AttemptError::InvalidRequest, Instant::now()) }
+        Self { error, ours: Some(Ours::Fault), ..Self::failed(&AttemptError::InvalidRequest, Instant::now()) }
     }
 
     fn internal() -> Self {
@@ -271,7 +373,7 @@ impl Outcome {
             headers: vec![],
             body: vec![],
             truncated: false,
-            interrupted: false,
+            ours: None,
         }
     }
 }

@@ -8,6 +8,8 @@ use hookyard_shared::model::Event;
 use hookyard_shared::store::relay::Claimed;
 use uuid::Uuid;
 
+use super::lanes::lane::Line;
+
 /// One attempt to be made. Its number and start are committed already.
 #[derive(Debug, Clone)]
 pub struct Job {
@@ -25,6 +27,10 @@ pub struct Job {
     pub number: i64,
     /// Failures of the delivery so far.
     pub failures: i64,
+    /// Its flow and class: the line that it waits in.
+    pub(crate) line: Line,
+    /// Its key, where its subscription keeps an order.
+    pub order_key: Option<Vec<u8>>,
     /// The lease that it is held under.
     pub owner: WorkerId,
     /// When the attempt was committed.
@@ -46,6 +52,8 @@ impl Job {
             webhook_id: claimed.webhook_id,
             number: claimed.attempts,
             failures: claimed.failures,
+            line: (claimed.flow_id, claimed.class),
+            order_key: claimed.order_key.clone(),
             owner,
             started_ms,
             accepted_ms: event.as_ref().map_or(claimed.created_ms, |event| event.received_ms),

@@ -2,31 +2,38 @@
 //!
 //! A lane may have as many requests open as this worker holds slots for its destination (see the store's leases); what it
 //! has accepted beyond waits in its queue, by id and, while memory allows, with the event. What does not fit stays in the
-//! store.
+//! store. What goes next and what holds it back is decided in [`lane`], which does no I/O; [`slots`] and [`turns`] bring
+//! what the store grants, [`gates`] follows the circuit breakers.
 
+mod gates;
+pub(crate) mod lane;
 mod slots;
+mod turns;
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use hookyard_shared::catalog::Snapshot;
 use hookyard_shared::egress::Client;
-use hookyard_shared::id::DestinationId;
+use hookyard_shared::id::{DestinationId, WorkerId};
 use hookyard_shared::startup::Base;
-use hookyard_shared::store::relay::Room;
+use hookyard_shared::store::relay::{FlowKey, Room};
 use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
+pub(crate) use self::gates::follow as follow_breakers;
+use self::lane::{Gate, Health, Line, Pick};
+pub(crate) use self::turns::run as take_turns;
 use super::attempt::{self, Ran};
 use super::job::Job;
 use crate::in_hand::InHand;
 use crate::lease::Lease;
 use crate::record::Recorder;
 
-/// Deliveries that wait in one lane.
-const QUEUE: usize = 2_048;
 /// Deliveries that wait in lanes that move, before consuming pauses a little.
 const ENOUGH: usize = 1_024;
 /// A lane moves if it finished something within this time.
@@ -38,46 +45,7 @@ const MEMORY: usize = 12 * 1024 * 1024;
 /// An event larger than this is always loaded when its turn comes.
 const LARGE: usize = hookyard_shared::queue::LARGE_MESSAGE;
 
-struct Lane {
-    /// Slots on which requests may begin.
-    held: usize,
-    /// Slots that the store holds for this worker: more than that while requests beyond its share end.
-    granted: usize,
-    in_flight: usize,
-    queue: VecDeque<Job>,
-    last_done: Instant,
-    /// The store may have more that is due.
-    more_due: bool,
-    idle_since: Option<Instant>,
-}
-
-impl Lane {
-    fn new() -> Self {
-        Self {
-            held: 0,
-            granted: 0,
-            in_flight: 0,
-            queue: VecDeque::new(),
-            last_done: Instant::now(),
-            more_due: false,
-            idle_since: None,
-        }
-    }
-
-    /// How many more may be claimed for it: nothing while it has enough to do, or while nobody told that more is due,
-    /// unless the store is being `searched`.
-    fn appetite(&self, searched: bool) -> usize {
-        let busy = self.queue.len() + self.in_flight;
-        if busy > 2 * self.held || !(searched || self.more_due) {
-            return 0;
-        }
-        (4 * self.held).clamp(64, QUEUE).saturating_sub(busy)
-    }
-
-    fn has_work(&self) -> bool {
-        self.in_flight > 0 || !self.queue.is_empty() || self.more_due
-    }
-}
+type Lane = lane::Lane<Job>;
 
 #[derive(Default)]
 struct State {
@@ -92,12 +60,16 @@ pub struct Lanes {
     pub(super) client: Client,
     pub(super) recorder: Recorder,
     pub(crate) in_hand: InHand,
+    /// The beginning that the lanes' times count from.
+    began: Instant,
     state: Mutex<State>,
     memory: AtomicUsize,
     /// A lane finished something: consuming may go on.
     moved: Notify,
     /// A lane has room and the store may have more: claiming may go on.
     pub(crate) hungry: Notify,
+    /// A lane with a rate limit has something to send.
+    turns_wanted: Notify,
     running: TaskTracker,
     /// Slots are asked for and given back by one task at a time: what the store holds and what the lanes hold agree.
     slots: tokio::sync::Mutex<()>,
@@ -113,10 +85,12 @@ impl Lanes {
             client,
             recorder,
             in_hand,
+            began: Instant::now(),
             state: Mutex::default(),
             memory: AtomicUsize::new(0),
             moved: Notify::new(),
             hungry: Notify::new(),
+            turns_wanted: Notify::new(),
             running: TaskTracker::new(),
             slots: tokio::sync::Mutex::default(),
             secrets_noted: Mutex::default(),
@@ -127,21 +101,23 @@ impl Lanes {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How many more deliveries the destination's lane takes.
-    pub(crate) fn room(&self, destination: DestinationId) -> usize {
+    /// The time by which lanes are asked.
+    fn now(&self) -> Duration {
+        self.began.elapsed()
+    }
+
+    /// How many more deliveries the destination's lane takes of a flow.
+    pub(crate) fn room(&self, destination: DestinationId, flow: Uuid) -> usize {
         let state = self.state();
         if state.draining {
             return 0;
         }
-        match state.lanes.get(&destination) {
-            Some(lane) if lane.held > 0 => QUEUE.saturating_sub(lane.queue.len()),
-            _ => 0,
-        }
+        state.lanes.get(&destination).map_or(0, |lane| lane.room((flow, FlowKey::FIRST)))
     }
 
-    /// What may be claimed: destinations whose lanes run short of work, with their room, and those without a lane. Without
-    /// `search` only lanes that the store is known to have more for.
-    pub(crate) fn appetite(&self, search: bool) -> (Vec<Room>, Vec<DestinationId>) {
+    /// What may be claimed: lines of destinations whose lanes run short of work, with their room, and the lines of those
+    /// without a lane. Without `search` only lines that the store is known to have more of.
+    pub(crate) fn appetite(&self, search: bool) -> (Vec<Room>, Vec<FlowKey>) {
         let catalog = self.base.catalog.snapshot();
         let state = self.state();
         let (mut rooms, mut unknown) = (Vec::new(), Vec::new());
@@ -149,37 +125,40 @@ impl Lanes {
             return (rooms, unknown);
         }
         for destination in catalog.destinations().filter(|d| d.enabled) {
+            let lines = lines_of(&catalog, destination.id);
+            let key = |(flow_id, class): Line| FlowKey { destination_id: destination.id.0, flow_id, class };
             match state.lanes.get(&destination.id) {
                 Some(lane) if lane.held > 0 => {
-                    let room = lane.appetite(search);
-                    if room > 0 {
-                        rooms.push(Room { destination_id: destination.id, room: i64::try_from(room).unwrap_or(0) });
-                    }
+                    let wanted = lane.appetite(lines, search).into_iter();
+                    rooms.extend(
+                        wanted.map(|(line, room)| Room { flow: key(line), room: i64::try_from(room).unwrap_or(0) }),
+                    );
                 }
-                _ => unknown.push(destination.id),
+                Some(lane) if lane.gate() == Gate::Open => {}
+                _ => unknown.extend(lines.map(key)),
             }
         }
         (rooms, unknown)
     }
 
-    /// Notes whether the store may have more for these destinations.
-    pub(crate) fn more_due(&self, destinations: impl IntoIterator<Item = DestinationId>) {
+    /// Notes whether the store may have more of these lines.
+    pub(crate) fn more_due(&self, lines: impl IntoIterator<Item = FlowKey>) {
         let mut state = self.state();
-        for id in destinations {
-            if let Some(lane) = state.lanes.get_mut(&id) {
-                lane.more_due = true;
+        for flow in lines {
+            if let Some(lane) = state.lanes.get_mut(&DestinationId(flow.destination_id)) {
+                lane.set_more_due((flow.flow_id, flow.class), true);
             }
         }
     }
 
     /// Notes that the store has no more than what was just claimed.
-    pub(crate) fn claimed(&self, rooms: &[Room], by_destination: &HashMap<DestinationId, i64>) -> bool {
+    pub(crate) fn claimed(&self, rooms: &[Room], by_line: &HashMap<FlowKey, i64>) -> bool {
         let mut state = self.state();
         let mut more = false;
         for room in rooms {
-            let full = by_destination.get(&room.destination_id).is_some_and(|n| *n >= room.room);
-            if let Some(lane) = state.lanes.get_mut(&room.destination_id) {
-                lane.more_due = full;
+            let full = by_line.get(&room.flow).is_some_and(|n| *n >= room.room);
+            if let Some(lane) = state.lanes.get_mut(&DestinationId(room.flow.destination_id)) {
+                lane.set_more_due((room.flow.flow_id, room.flow.class), full);
             }
             more |= full;
         }
@@ -189,6 +168,7 @@ impl Lanes {
     /// Takes deliveries that this worker owns, and sends as many as slots allow.
     pub(crate) fn take(self: &Arc<Self>, jobs: Vec<Job>) {
         let mut touched = HashSet::new();
+        let mut shut = Vec::new();
         let mut state = self.state();
         for mut job in jobs {
             if job.owner != self.lease.id() {
@@ -203,11 +183,19 @@ impl Lanes {
                 job.event = None;
             }
             touched.insert(job.destination_id);
-            state.lanes.entry(job.destination_id).or_insert_with(Lane::new).queue.push_back(job);
+            let lane = state.lanes.entry(job.destination_id).or_default();
+            if lane.gate() == Gate::Open {
+                shut.push(job);
+            } else {
+                lane.push(job.line, job);
+            }
         }
         for id in touched {
             self.pump(&mut state, id);
         }
+        drop(state);
+        self.turns_wanted.notify_one();
+        self.return_later(shut);
     }
 
     /// Starts what slots allow in every lane: after a lease or slots were won.
@@ -217,7 +205,7 @@ impl Lanes {
         for id in ids {
             self.pump(&mut state, id);
         }
-        let waiting: usize = state.lanes.values().map(|lane| lane.queue.len()).sum();
+        let waiting: usize = state.lanes.values().map(Lane::waiting).sum();
         metrics::gauge!("hookyard_lane_waiting").set(waiting as f64);
     }
 
@@ -226,62 +214,64 @@ impl Lanes {
             return;
         }
         let Some(lane) = state.lanes.get_mut(&id) else { return };
-        while lane.in_flight < lane.held {
-            let Some((owner, fence)) = self.lease.fence() else { return };
-            let Some(job) = Self::pop(&self.memory, lane, owner) else { return };
-            lane.in_flight += 1;
+        while let Some((owner, fence)) = self.lease.fence() {
+            let Some(job) = self.pick(lane, owner) else { return };
             let lanes = self.clone();
             self.running.spawn(async move { lanes.slot(job, fence).await });
         }
     }
 
-    /// The next job that is still this worker's.
-    fn pop(memory: &AtomicUsize, lane: &mut Lane, owner: hookyard_shared::id::WorkerId) -> Option<Job> {
-        loop {
-            let job = lane.queue.pop_front()?;
-            memory.fetch_sub(job.weight(), Ordering::Relaxed);
-            if job.owner == owner {
-                return Some(job);
+    /// The next job that is still this worker's, if it may go now.
+    fn pick(&self, lane: &mut Lane, owner: WorkerId) -> Option<Job> {
+        let own = |job: &Job| {
+            self.memory.fetch_sub(job.weight(), Ordering::Relaxed);
+            job.owner == owner
+        };
+        match lane.pick(self.now(), own) {
+            Pick::Job(job) => Some(job),
+            Pick::NotYet => {
+                self.turns_wanted.notify_one();
+                None
             }
+            Pick::Nothing => None,
         }
     }
 
     /// One open request at a time, until the lane has nothing for it.
-    async fn slot(self: Arc<Self>, mut job: Job, mut fence: tokio_util::sync::CancellationToken) {
+    async fn slot(self: Arc<Self>, mut job: Job, mut fence: CancellationToken) {
         let id = job.destination_id;
         loop {
             let ran = attempt::run(&self, &job, &fence).await;
-            let mut state = self.state();
-            let draining = state.draining;
-            let Some(lane) = state.lanes.get_mut(&id) else { return };
-            if matches!(ran, Ran::Sent) {
-                lane.last_done = Instant::now();
-            }
-            let next = match self.lease.fence() {
-                Some((owner, token)) if !draining && lane.in_flight <= lane.held => {
-                    fence = token;
-                    Self::pop(&self.memory, lane, owner)
-                }
-                _ => None,
+            let health = match ran {
+                Ran::Sent(health) => health,
+                Ran::Returned => Health::Unknown,
             };
-            let hungry = lane.more_due && lane.queue.len() < lane.held.max(8);
-            match next {
-                Some(next) => job = next,
-                None => {
-                    lane.in_flight = lane.in_flight.saturating_sub(1);
-                    drop(state);
-                    if hungry {
-                        self.hungry.notify_one();
+            let breaker = self.base.catalog.snapshot().destination(id).is_some_and(|d| d.breaker);
+            let (next, hungry, turn) = {
+                let mut state = self.state();
+                let draining = state.draining;
+                let Some(lane) = state.lanes.get_mut(&id) else { return };
+                let turn = lane.ended(self.now(), health, breaker);
+                let next = match self.lease.fence() {
+                    Some((owner, token)) if !draining && turn.is_none() => {
+                        fence = token;
+                        self.pick(lane, owner)
                     }
-                    self.moved.notify_one();
-                    return;
-                }
+                    _ => None,
+                };
+                (next, lane.is_hungry(), turn)
+            };
+            if let Some(turn) = turn {
+                self.turn_gate(id, turn, &ran, &job);
             }
-            drop(state);
             if hungry {
                 self.hungry.notify_one();
             }
             self.moved.notify_one();
+            match next {
+                Some(next) => job = next,
+                None => return,
+            }
         }
     }
 
@@ -301,15 +291,16 @@ impl Lanes {
     }
 
     fn moving_load(&self) -> usize {
-        let state = self.state();
-        state.lanes.values().filter(|lane| lane.last_done.elapsed() < MOVING).map(|lane| lane.queue.len()).sum()
+        let (state, now) = (self.state(), self.now());
+        let moves = |lane: &&Lane| lane.last_done.is_some_and(|done| now.saturating_sub(done) < MOVING);
+        state.lanes.values().filter(moves).map(Lane::waiting).sum()
     }
 
     /// Drops everything that waits: the lease that held it is gone.
     pub(crate) fn forget(&self) {
         let mut state = self.state();
         for lane in state.lanes.values_mut() {
-            for job in lane.queue.drain(..) {
+            for job in lane.drain() {
                 self.memory.fetch_sub(job.weight(), Ordering::Relaxed);
             }
             lane.held = 0;
@@ -323,7 +314,7 @@ impl Lanes {
         let waiting: Vec<Job> = {
             let mut state = self.state();
             state.draining = true;
-            state.lanes.values_mut().flat_map(|lane| lane.queue.drain(..)).collect()
+            state.lanes.values_mut().flat_map(Lane::drain).collect()
         };
         self.running.close();
         if tokio::time::timeout(within, self.running.wait()).await.is_err() {
@@ -335,6 +326,35 @@ impl Lanes {
                 tracing::warn!(error = %error, "deliveries could not be given back; the lease's end does it");
             }
         }
+    }
+
+    /// Gives jobs back to the store that this worker will not send now. What cannot be given back is found as a stray.
+    async fn give_back(&self, jobs: &[Job]) -> hookyard_shared::store::StoreResult<()> {
+        for job in jobs {
+            self.memory.fetch_sub(job.weight(), Ordering::Relaxed);
+        }
+        let ids: Vec<Uuid> = jobs.iter().map(|job| job.delivery_id.0).collect();
+        let mut outcome = Ok(());
+        for ids in ids.chunks(500) {
+            if outcome.is_ok() {
+                outcome = self.base.store.give_back(self.lease.id(), ids, false).await;
+            }
+            self.in_hand.release(ids.iter().copied());
+        }
+        outcome
+    }
+
+    /// [`Lanes::give_back`] in a task of its own.
+    fn return_later(self: &Arc<Self>, jobs: Vec<Job>) {
+        if jobs.is_empty() {
+            return;
+        }
+        let lanes = self.clone();
+        self.running.spawn(async move {
+            if let Err(error) = lanes.give_back(&jobs).await {
+                tracing::warn!(error = %error, "deliveries could not be given back at once; they are found later");
+            }
+        });
     }
 
     /// Which of these last uses are worth writing down: one a minute for each secret.
@@ -353,23 +373,9 @@ impl Lanes {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_lane_claims_what_it_knows_of_and_searches_only_now_and_then() {
-        for (held, in_flight, more_due, searched, expected) in [
-            (16, 0, true, false, 64),
-            (16, 0, false, false, 0),
-            (16, 0, false, true, 64),
-            (16, 30, true, false, 34),
-            (16, 33, true, true, 0),
-            (1, 1, true, false, 63),
-            (1_000, 0, true, false, 2_048),
-        ] {
-            let lane = Lane { held, in_flight, more_due, ..Lane::new() };
-            assert_eq!(lane.appetite(searched), expected, "{held} {in_flight} {more_due} {searched}");
-        }
-    }
+/// The lines that may have something for a destination: its subscriptions as far as they are not paused, and replays.
+fn lines_of(catalog: &Snapshot, destination: DestinationId) -> impl Iterator<Item = Line> {
+    let open = catalog.subscriptions_to(destination).iter().filter(|s| !catalog.is_paused(s)).map(|s| s.id.0);
+    let flows: Vec<Uuid> = open.chain([FlowKey::REPLAYS]).collect();
+    flows.into_iter().flat_map(|flow| FlowKey::CLASSES.map(|class| (flow, class)))
 }

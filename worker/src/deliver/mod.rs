@@ -3,7 +3,7 @@
 mod attempt;
 pub mod decide;
 mod job;
-mod lanes;
+pub(crate) mod lanes;
 mod outgoing;
 
 pub use job::Job;

@@ -2,11 +2,13 @@
 
 use hookyard_shared::clock::rfc3339;
 use hookyard_shared::id::{DeliveryId, DestinationId, InspectionId};
+use hookyard_shared::model::{PolicyRules, Retry, StatusSet};
 use hookyard_shared::store::destinations::Destination;
 use hookyard_shared::store::inspections::Inspection;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::Rate;
 use crate::api::events::header_lines;
 
 /// A destination.
@@ -24,8 +26,24 @@ pub(super) struct DestinationView {
     url: Option<String>,
     /// Whether deliveries go out.
     enabled: bool,
+    /// Who disabled it: `person`, `gone` (it answered 410) or `receiver` (it asked for it); null while it is enabled.
+    disabled_by: Option<String>,
     /// Requests at once.
     concurrency: i64,
+    /// Requests begun in a period, over all workers; null for unlimited.
+    rate: Option<Rate>,
+    /// Whether a circuit breaker spares it while it fails.
+    breaker: bool,
+    /// The retry schedule of its subscriptions that have none of their own; null for the default.
+    #[schema(value_type = Option<Object>)]
+    retry: Option<Retry>,
+    /// Likewise the answers after which a delivery is tried again.
+    #[schema(value_type = Option<String>)]
+    retry_on: Option<StatusSet>,
+    /// Likewise the delay.
+    delay_s: Option<u64>,
+    /// Likewise the maximum age.
+    max_age_s: Option<u64>,
     /// How long an attempt may take.
     timeout_ms: i64,
     /// What an inspector answers; null for other kinds.
@@ -109,8 +127,16 @@ pub(super) struct InspectionView {
 impl From<Destination> for DestinationView {
     fn from(row: Destination) -> Self {
         let inspector = InspectorView { status: row.inspector_status, delay_ms: row.inspector_delay_ms };
+        let rules = PolicyRules::from_text(row.policy.as_deref());
         Self {
             id: row.destination_id.into(),
+            rate: Rate::of(&row),
+            disabled_by: row.disabled_by,
+            breaker: row.breaker,
+            retry: rules.retry,
+            retry_on: rules.retry_on,
+            delay_s: rules.delay_s,
+            max_age_s: rules.max_age_s,
             name: row.name,
             inspector: (row.kind == "inspector").then_some(inspector),
             kind: row.kind,

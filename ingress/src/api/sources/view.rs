@@ -40,6 +40,8 @@ pub(super) struct SourceView {
     methods: Vec<String>,
     /// Whether it takes anything.
     enabled: bool,
+    /// Whether its deliveries are held.
+    paused: bool,
     /// The largest body, in bytes.
     max_body_bytes: i64,
     /// The status of an accepting answer.
@@ -136,6 +138,7 @@ impl SourceView {
             name: row.name,
             provider: row.provider,
             enabled: row.enabled,
+            paused: row.paused,
             max_body_bytes: row.max_body_bytes,
             response_status: row.response_status,
             response_body: row.response_body,

@@ -86,6 +86,8 @@ async fn relayed(app: &App, subscription: &Value, body: &'static [u8]) -> (Event
         revision: 1,
         destination_id: parse("destination_id").parse().unwrap(),
         status: NewStatus::Held,
+        delay_ms: 0,
+        order_key: None,
     };
     let ids = (event.id, delivery.id);
     app.state.store.persist(WorkerId::new(), &[event], &[delivery]).await.unwrap();

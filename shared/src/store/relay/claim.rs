@@ -4,16 +4,41 @@ use sqlx::{AssertSqlSafe, SqlSafeStr};
 use uuid::Uuid;
 
 use super::placeholders;
-use crate::id::{DestinationId, EventId, WorkerId};
+use crate::id::{EventId, WorkerId};
 use crate::model::Event;
 use crate::store::{Db, Store, Tx};
 use crate::{q, row};
 
-/// How many more deliveries a destination's lane takes.
+/// Deliveries that wait in one line: of one flow of a destination, and before or after their first failure. Neither of
+/// these starves another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct FlowKey {
+    /// The destination.
+    pub destination_id: Uuid,
+    /// The subscription, or [`FlowKey::REPLAYS`].
+    pub flow_id: Uuid,
+    /// One of [`FlowKey::CLASSES`].
+    pub class: i64,
+}
+
+impl FlowKey {
+    /// The flow of what a person sends again.
+    pub const REPLAYS: Uuid = Uuid::nil();
+    /// Not tried yet, or not failed yet.
+    pub const FIRST: i64 = 0;
+    /// Failed before.
+    pub const RETRY: i64 = 1;
+    /// Was held for long: the backlog of a pause, and replays.
+    pub const BACKLOG: i64 = 2;
+    /// Every class.
+    pub const CLASSES: [i64; 3] = [Self::FIRST, Self::RETRY, Self::BACKLOG];
+}
+
+/// How many more deliveries a line takes.
 #[derive(Debug, Clone, Copy)]
 pub struct Room {
-    /// The destination.
-    pub destination_id: DestinationId,
+    /// The line.
+    pub flow: FlowKey,
     /// At most this many.
     pub room: i64,
 }
@@ -38,6 +63,12 @@ row! {
         failures: i64,
         /// When it was accepted, for the latency metric.
         created_ms: i64,
+        /// Its flow.
+        flow_id: Uuid,
+        /// Its class.
+        class: i64,
+        /// Its key, where its subscription keeps an order.
+        order_key: Option<Vec<u8>>,
     }
 }
 
@@ -105,10 +136,10 @@ impl Store {
                 sqlx::query_as(
                     "WITH due AS (
                         SELECT d.delivery_id
-                        FROM UNNEST($1::uuid[], $2::bigint[]) AS w (destination_id, room)
+                        FROM UNNEST($1::uuid[], $2::bigint[], $5::uuid[], $6::bigint[]) AS w (destination_id, room, flow_id, class)
                         CROSS JOIN LATERAL (
                             SELECT delivery_id FROM delivery
-                            WHERE destination_id = w.destination_id AND status = 'pending'
+                            WHERE destination_id = w.destination_id AND flow_id = w.flow_id AND class = w.class AND status = 'pending'
                               AND next_attempt_ms <= (SELECT hookyard_now_ms())
                             ORDER BY next_attempt_ms LIMIT w.room
                             FOR UPDATE SKIP LOCKED
@@ -118,12 +149,14 @@ impl Store {
                     SET status = 'leased', lease_owner = $3, attempts = t.attempts + 1, started_ms = $4, next_attempt_ms = NULL
                     FROM due WHERE t.delivery_id = due.delivery_id
                     RETURNING t.delivery_id, t.event_id, t.subscription_id, t.destination_id, t.webhook_id, t.attempts,
-                              t.failures, t.created_ms",
+                              t.failures, t.created_ms, t.flow_id, t.class, t.order_key",
                 )
-                .bind(rooms.iter().map(|r| r.destination_id.0).collect::<Vec<_>>())
+                .bind(rooms.iter().map(|r| r.flow.destination_id).collect::<Vec<_>>())
                 .bind(rooms.iter().map(|r| r.room).collect::<Vec<_>>())
                 .bind(worker.0)
                 .bind(started)
+                .bind(rooms.iter().map(|r| r.flow.flow_id).collect::<Vec<_>>())
+                .bind(rooms.iter().map(|r| r.flow.class).collect::<Vec<_>>())
                 .fetch_all(pool)
                 .await
             }
@@ -138,13 +171,16 @@ impl Store {
                          SET status = 'leased', lease_owner = $3, attempts = attempts + 1, started_ms = $2, next_attempt_ms = NULL
                          WHERE delivery_id IN (
                             SELECT delivery_id FROM delivery
-                            WHERE destination_id = $1 AND status = 'pending' AND next_attempt_ms <= $2
+                            WHERE destination_id = $1 AND flow_id = $5 AND class = $6 AND status = 'pending' AND next_attempt_ms <= $2
                             ORDER BY next_attempt_ms LIMIT $4)
-                         RETURNING delivery_id, event_id, subscription_id, destination_id, webhook_id, attempts, failures, created_ms",
-                        room.destination_id.0,
+                         RETURNING delivery_id, event_id, subscription_id, destination_id, webhook_id, attempts, failures, created_ms,
+                                   flow_id, class, order_key",
+                        room.flow.destination_id,
                         started,
                         worker.0,
-                        room.room
+                        room.room,
+                        room.flow.flow_id,
+                        room.flow.class
                     )?;
                     claimed.extend(rows);
                 }
@@ -154,42 +190,46 @@ impl Store {
         }
     }
 
-    /// Which of these destinations have deliveries due.
+    /// Which of these lines have deliveries due.
     ///
     /// # Errors
     /// When the store does not answer.
-    pub async fn due_destinations(&self, destinations: &[DestinationId]) -> sqlx::Result<Vec<DestinationId>> {
-        let rows: Vec<(Uuid,)> = match &self.db {
+    pub async fn due_flows(&self, flows: &[FlowKey]) -> sqlx::Result<Vec<FlowKey>> {
+        let rows: Vec<(Uuid, Uuid, i64)> = match &self.db {
             Db::Pg(pool) => {
                 sqlx::query_as(
-                    "SELECT w.id FROM UNNEST($1::uuid[]) AS w (id)
-                     WHERE EXISTS (SELECT 1 FROM delivery WHERE destination_id = w.id AND status = 'pending'
+                    "SELECT w.id, w.flow_id, w.class FROM UNNEST($1::uuid[], $2::uuid[], $3::bigint[]) AS w (id, flow_id, class)
+                     WHERE EXISTS (SELECT 1 FROM delivery WHERE destination_id = w.id AND flow_id = w.flow_id
+                                     AND class = w.class AND status = 'pending'
                                      AND next_attempt_ms <= (SELECT hookyard_now_ms()))",
                 )
-                .bind(destinations.iter().map(|id| id.0).collect::<Vec<_>>())
+                .bind(flows.iter().map(|flow| flow.destination_id).collect::<Vec<_>>())
+                .bind(flows.iter().map(|flow| flow.flow_id).collect::<Vec<_>>())
+                .bind(flows.iter().map(|flow| flow.class).collect::<Vec<_>>())
                 .fetch_all(pool)
                 .await?
             }
             Db::Sqlite(pools) => {
                 let now = self.now_ms();
-                let mut rows: Vec<(Uuid,)> = Vec::new();
-                for chunk in destinations.chunks(64) {
-                    let marks = vec!["(?)"; chunk.len()].join(",");
+                let mut rows = Vec::new();
+                for chunk in flows.chunks(64) {
+                    let marks = placeholders(chunk.len(), 3);
                     let text = format!(
-                        "WITH w (id) AS (VALUES {marks}) SELECT id FROM w
-                         WHERE EXISTS (SELECT 1 FROM delivery WHERE destination_id = w.id AND status = 'pending'
-                                         AND next_attempt_ms <= ?)"
+                        "WITH w (id, flow_id, class) AS (VALUES {marks}) SELECT id, flow_id, class FROM w
+                         WHERE EXISTS (SELECT 1 FROM delivery WHERE destination_id = w.id AND flow_id = w.flow_id
+                                         AND class = w.class AND status = 'pending' AND next_attempt_ms <= ?)"
                     );
-                    let mut query = sqlx::query_as::<_, (Uuid,)>(AssertSqlSafe(text).into_sql_str());
-                    for id in chunk {
-                        query = query.bind(id.0);
+                    let mut query = sqlx::query_as::<_, (Uuid, Uuid, i64)>(AssertSqlSafe(text).into_sql_str());
+                    for flow in chunk {
+                        query = query.bind(flow.destination_id).bind(flow.flow_id).bind(flow.class);
                     }
                     rows.extend(query.bind(now).fetch_all(&pools.read).await?);
                 }
                 rows
             }
         };
-        Ok(rows.into_iter().map(|(id,)| id.into()).collect())
+        let key = |(destination_id, flow_id, class)| FlowKey { destination_id, flow_id, class };
+        Ok(rows.into_iter().map(key).collect())
     }
 
     /// The events with these ids whose bodies are at most `max_body` bytes.
@@ -228,13 +268,13 @@ impl Store {
     }
 
     /// Gives deliveries back that were leased but never sent; their attempt did not happen. With `hold` they wait until
-    /// their destination is enabled.
+    /// nothing on their way is paused any more.
     ///
     /// # Errors
     /// When the store does not answer.
     pub async fn give_back(&self, worker: WorkerId, deliveries: &[Uuid], hold: bool) -> sqlx::Result<()> {
         let now = self.store_now_ms().await?;
-        let status = if hold { "held" } else { "pending" };
+        let (status, hold) = if hold { ("held", Some("paused")) } else { ("pending", None) };
         let mut sorted = deliveries.to_vec();
         sorted.sort_unstable();
         let mut tx: Tx = self.db.begin().await?;
@@ -242,13 +282,14 @@ impl Store {
             q!(
                 tx &mut tx,
                 execute,
-                "UPDATE delivery SET status = $4, lease_owner = NULL, started_ms = NULL, attempts = attempts - 1,
+                "UPDATE delivery SET status = $4, hold = $5, lease_owner = NULL, started_ms = NULL, attempts = attempts - 1,
                         next_attempt_ms = $3
                  WHERE delivery_id = $1 AND lease_owner = $2",
                 delivery,
                 worker.0,
                 now,
-                status
+                status,
+                hold
             )?;
         }
         tx.commit().await

@@ -1,8 +1,12 @@
 //! What the worker does to the store, in bulk: persist, claim, record, and the leases that keep several workers apart.
 
+mod breaker;
 mod claim;
+mod holds;
 mod keep;
 mod lease;
+mod order;
+mod pace;
 mod persist;
 mod record;
 mod repeat;
@@ -11,9 +15,14 @@ mod tidy;
 
 use super::sqlite::{placeholders, portions};
 
-pub use claim::{Claimed, Room, StoredEvent};
+pub use breaker::{Breaker, BreakerChange, BreakerState};
+pub use claim::{Claimed, FlowKey, Room, StoredEvent};
+pub use holds::Flow;
 pub use keep::{NewInspection, NewRejection, Parked};
 pub use lease::{REAP_PORTION, Rivals, SlotWish, Slots};
+pub use order::KeyOf;
+pub(super) use order::{lock_keys, promote};
+pub use pace::Paced;
 pub use persist::{NewDelivery, NewStatus, Persisted};
-pub use record::{AttemptRecord, AttemptState, Next};
+pub use record::{AttemptRecord, AttemptState, Next, Recorded};
 pub use repeat::{DeliverAnyway, RepeatCheck};

@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use sqlx::{AssertSqlSafe, PgExecutor, Row as _, SqlSafeStr, SqliteConnection};
 use uuid::Uuid;
 
+use super::order::{self, KeyOf};
 use super::repeat::{RepeatCheck, find_repeats_sqlite, first_wins};
 use super::{placeholders, portions};
 use crate::clock::Millis;
@@ -19,8 +20,10 @@ pub enum NewStatus {
     Leased,
     /// Due now; any worker may claim it.
     Pending,
-    /// Its destination is disabled.
+    /// Something on its way is paused.
     Held,
+    /// Held until it is the first of its key; [`NewDelivery::order_key`] must be set.
+    InOrder,
 }
 
 /// A delivery to be inserted with its event.
@@ -40,6 +43,10 @@ pub struct NewDelivery {
     pub destination_id: DestinationId,
     /// The state it is born in.
     pub status: NewStatus,
+    /// Tried no sooner than after this many milliseconds; 0 unless it waits.
+    pub delay_ms: i64,
+    /// What it has in common with those before and behind which it goes out, where its subscription keeps an order.
+    pub order_key: Option<[u8; 16]>,
 }
 
 impl NewDelivery {
@@ -51,8 +58,22 @@ impl NewDelivery {
         match self.status {
             NewStatus::Leased => "leased",
             NewStatus::Pending => "pending",
-            NewStatus::Held => "held",
+            NewStatus::Held | NewStatus::InOrder => "held",
         }
+    }
+
+    fn hold_text(&self) -> Option<&'static str> {
+        match self.status {
+            NewStatus::Leased | NewStatus::Pending => None,
+            NewStatus::Held => Some("paused"),
+            NewStatus::InOrder => Some("order"),
+        }
+    }
+
+    /// Its key, if it has one.
+    pub(super) fn key(&self) -> Option<KeyOf> {
+        let key = self.order_key?.to_vec();
+        Some(KeyOf { subscription_id: self.subscription_id.0, key })
     }
 }
 
@@ -107,13 +128,19 @@ impl Store {
         repeats: &[RepeatCheck],
         routed_by: i64,
     ) -> sqlx::Result<Persisted> {
-        let batch = Batch { worker, events, deliveries, repeats, routed_by, now: self.now_ms() };
-        if let Db::Pg(pool) = &self.db {
+        let in_order = deliveries.iter().any(|delivery| delivery.order_key.is_some());
+        let mut batch = Batch { worker, events, deliveries, repeats, routed_by, places: &[], now: self.now_ms() };
+        if let (Db::Pg(pool), false) = (&self.db, in_order) {
             return insert_pg(pool, &batch).await;
         }
+        let store_now = self.store_now_ms().await?;
         let mut tx = self.db.begin().await?;
+        let (places, keys) =
+            if in_order { order::give_places(&mut tx, deliveries, batch.now).await? } else { Default::default() };
+        batch.places = &places;
         let outcome = insert(&mut tx, &batch).await?;
         if let Persisted::New { .. } = outcome {
+            order::promote(&mut tx, &keys, store_now).await?;
             tx.commit().await?;
         }
         Ok(outcome)
@@ -125,7 +152,9 @@ impl Store {
     /// As [`Store::persist`].
     pub async fn rehearse(&self, worker: WorkerId, events: &[Event], deliveries: &[NewDelivery]) -> sqlx::Result<()> {
         let mut tx = self.db.begin().await?;
-        let batch = Batch { worker, events, deliveries, repeats: &[], routed_by: i64::MAX, now: self.now_ms() };
+        let now = self.now_ms();
+        let (places, _) = order::give_places(&mut tx, deliveries, now).await?;
+        let batch = Batch { worker, events, deliveries, repeats: &[], routed_by: i64::MAX, places: &places, now };
         insert(&mut tx, &batch).await?;
         // Dropping it rolls back.
         Ok(())
@@ -139,7 +168,15 @@ struct Batch<'a> {
     deliveries: &'a [NewDelivery],
     repeats: &'a [RepeatCheck],
     routed_by: i64,
+    /// The place of each delivery in the order of its key; may be left out where none has one.
+    places: &'a [Option<i64>],
     now: Millis,
+}
+
+impl Batch<'_> {
+    fn place(&self, at: usize) -> Option<i64> {
+        self.places.get(at).copied().flatten()
+    }
 }
 
 async fn insert(tx: &mut Tx, batch: &Batch<'_>) -> sqlx::Result<Persisted> {
@@ -150,7 +187,7 @@ async fn insert(tx: &mut Tx, batch: &Batch<'_>) -> sqlx::Result<Persisted> {
 }
 
 async fn insert_sqlite(tx: &mut SqliteConnection, batch: &Batch<'_>) -> sqlx::Result<Persisted> {
-    let Batch { worker, events, deliveries, repeats, routed_by, now } = *batch;
+    let Batch { worker, events, deliveries, repeats, routed_by, now, .. } = *batch;
     let (version,): (i64,) = sqlx::query_as("SELECT version FROM catalog_version").fetch_one(&mut *tx).await?;
     if version > routed_by {
         return Ok(Persisted::Stale { version });
@@ -187,15 +224,17 @@ async fn insert_sqlite(tx: &mut SqliteConnection, batch: &Batch<'_>) -> sqlx::Re
     let before = new.len();
     new.retain(|id| !repeats.contains_key(id));
     let repeats = (before - new.len()) as u64;
-    let deliveries: Vec<&NewDelivery> = deliveries.iter().filter(|d| new.contains(&d.event_id)).collect();
+    let deliveries: Vec<(usize, &NewDelivery)> =
+        deliveries.iter().enumerate().filter(|(_, d)| new.contains(&d.event_id)).collect();
     for chunk in portions(&deliveries) {
         let text = format!(
             "INSERT INTO delivery (delivery_id, workspace_id, event_id, subscription_id, revision, destination_id, output,
-             webhook_id, status, attempts, failures, next_attempt_ms, lease_owner, started_ms, created_ms) VALUES {}",
-            placeholders(chunk.len(), 15)
+             webhook_id, status, attempts, failures, next_attempt_ms, lease_owner, started_ms, created_ms, flow_id, hold,
+             order_key, position) VALUES {}",
+            placeholders(chunk.len(), 19)
         );
         let mut query = sqlx::query(AssertSqlSafe(text).into_sql_str());
-        for d in chunk {
+        for (at, d) in chunk {
             query = query
                 .bind(d.id.0)
                 .bind(d.workspace_id.0)
@@ -208,10 +247,14 @@ async fn insert_sqlite(tx: &mut SqliteConnection, batch: &Batch<'_>) -> sqlx::Re
                 .bind(d.status_text())
                 .bind(i64::from(d.leased()))
                 .bind(0_i64)
-                .bind((!d.leased()).then_some(now))
+                .bind((!d.leased()).then_some(now + d.delay_ms))
                 .bind(d.leased().then_some(worker.0))
                 .bind(d.leased().then_some(now))
-                .bind(now);
+                .bind(now)
+                .bind(d.subscription_id.0)
+                .bind(d.hold_text())
+                .bind(d.order_key.map(Vec::from))
+                .bind(batch.place(*at));
         }
         query.execute(&mut *tx).await?;
     }
@@ -219,7 +262,7 @@ async fn insert_sqlite(tx: &mut SqliteConnection, batch: &Batch<'_>) -> sqlx::Re
 }
 
 async fn insert_pg(executor: impl PgExecutor<'_>, batch: &Batch<'_>) -> sqlx::Result<Persisted> {
-    let Batch { worker, events, deliveries, repeats, routed_by, now } = *batch;
+    let Batch { worker, events, deliveries, repeats, routed_by, now, .. } = *batch;
     // One statement is one transaction, one snapshot and one round trip. `deliver` runs although nothing reads it.
     let text = concat!(
         "WITH catalog AS (
@@ -254,14 +297,17 @@ async fn insert_pg(executor: impl PgExecutor<'_>, batch: &Batch<'_>) -> sqlx::Re
             RETURNING event_id, duplicate_of
         ), deliver AS (
             INSERT INTO delivery (delivery_id, workspace_id, event_id, subscription_id, revision, destination_id, output,
-                                  webhook_id, status, attempts, failures, next_attempt_ms, lease_owner, started_ms, created_ms)
+                                  webhook_id, status, attempts, failures, next_attempt_ms, lease_owner, started_ms, created_ms,
+                                  flow_id, hold, order_key, position)
             SELECT d.delivery_id, d.workspace_id, d.event_id, d.subscription_id, d.revision, d.destination_id, 0,
                    d.delivery_id, d.status, CASE WHEN d.status = 'leased' THEN 1 ELSE 0 END, 0,
-                   CASE WHEN d.status = 'leased' THEN NULL ELSE t.now END,
+                   CASE WHEN d.status = 'leased' THEN NULL ELSE t.now + d.delay END,
                    CASE WHEN d.status = 'leased' THEN $20::uuid END,
-                   CASE WHEN d.status = 'leased' THEN $21::bigint END, $21::bigint
-            FROM UNNEST($13::uuid[], $14::uuid[], $15::uuid[], $16::uuid[], $17::bigint[], $18::uuid[], $19::text[])
-                 AS d (delivery_id, workspace_id, event_id, subscription_id, revision, destination_id, status)
+                   CASE WHEN d.status = 'leased' THEN $21::bigint END, $21::bigint, d.subscription_id, d.hold, d.order_key, d.position
+            FROM UNNEST($13::uuid[], $14::uuid[], $15::uuid[], $16::uuid[], $17::bigint[], $18::uuid[], $19::text[],
+                        $29::text[], $30::bigint[], $31::bytea[], $32::bigint[])
+                 AS d (delivery_id, workspace_id, event_id, subscription_id, revision, destination_id, status, hold, delay,
+                       order_key, position)
             JOIN fresh ON fresh.event_id = d.event_id AND fresh.duplicate_of IS NULL
             CROSS JOIN (SELECT hookyard_now_ms() AS now) AS t
         )
@@ -296,6 +342,10 @@ async fn insert_pg(executor: impl PgExecutor<'_>, batch: &Batch<'_>) -> sqlx::Re
         .bind(repeats.iter().map(|r| r.received_ms).collect::<Vec<_>>())
         .bind(repeats.iter().map(RepeatCheck::until_ms).collect::<Vec<_>>())
         .bind(repeats.iter().map(|r| r.routed).collect::<Vec<_>>())
+        .bind(deliveries.iter().map(NewDelivery::hold_text).collect::<Vec<_>>())
+        .bind(deliveries.iter().map(|d| d.delay_ms).collect::<Vec<_>>())
+        .bind(deliveries.iter().map(|d| d.order_key.map(Vec::from)).collect::<Vec<Option<Vec<u8>>>>())
+        .bind((0..deliveries.len()).map(|at| batch.place(at)).collect::<Vec<_>>())
         .fetch_all(executor)
         .await?;
     if let Some((version, ..)) = rows.first().filter(|(version, ..)| *version > routed_by) {

@@ -5,10 +5,10 @@ use uuid::Uuid;
 
 use crate::q;
 use crate::store::deliveries::{CANCEL_BATCH, cancel_waiting};
-use crate::store::{Store, Tx};
+use crate::store::{Db, Store, Tx};
 
 /// Rows in a portion.
-const PORTION: i64 = 1_000;
+pub(super) const PORTION: i64 = 1_000;
 /// How long removed subscriptions are looked after: longer than an attempt that was under way may take to come back.
 const REMEMBER_MS: i64 = 3_600_000;
 /// Postgres' number for the right to tidy.
@@ -28,47 +28,27 @@ impl Store {
         Ok(Some(tx))
     }
 
-    /// Makes held deliveries of enabled destinations due, and holds due ones of disabled destinations, a portion of each.
-    /// The API does the same at once; this catches what was under way meanwhile. `true`: there may be more.
+    /// Brings what waits in line with what is paused and what is not, a portion of each flow. The API does the same at once;
+    /// this catches what was under way meanwhile. `true`: there may be more.
     ///
     /// # Errors
     /// When the store does not answer.
     pub async fn settle_waiting(&self) -> sqlx::Result<bool> {
-        let now = self.store_now_ms().await?;
-        let Some(mut tx) = self.begin_tidying().await? else { return Ok(false) };
-        // A join would let Postgres read everything that waits; LATERAL probes the partial index per destination, as the
-        // order of a CROSS JOIN does in SQLite. And an IN might be answered by a hash of all deliveries; ANY never is.
-        let released = q!(
-            tx &mut tx,
-            execute,
-            {pg: "UPDATE delivery SET status = 'pending', next_attempt_ms = coalesce(next_attempt_ms, $1)
-                  WHERE delivery_id = ANY(ARRAY(
-                    SELECT d.delivery_id FROM destination AS t CROSS JOIN LATERAL (
-                        SELECT delivery_id FROM delivery WHERE destination_id = t.destination_id AND status = 'held'
-                        LIMIT $2 FOR UPDATE SKIP LOCKED) AS d
-                    WHERE t.enabled LIMIT $2))",
-             sqlite: "UPDATE delivery SET status = 'pending', next_attempt_ms = coalesce(next_attempt_ms, $1)
-                  WHERE delivery_id IN (
-                    SELECT d.delivery_id FROM destination AS t CROSS JOIN delivery AS d
-                    WHERE t.enabled AND d.destination_id = t.destination_id AND d.status = 'held' LIMIT $2)"},
-            now,
-            PORTION
-        )?;
-        let held = q!(
-            tx &mut tx,
-            execute,
-            {pg: "UPDATE delivery SET status = 'held' WHERE delivery_id = ANY(ARRAY(
-                    SELECT d.delivery_id FROM destination AS t CROSS JOIN LATERAL (
-                        SELECT delivery_id FROM delivery WHERE destination_id = t.destination_id AND status = 'pending'
-                        LIMIT $1 FOR UPDATE SKIP LOCKED) AS d
-                    WHERE NOT t.enabled LIMIT $1))",
-             sqlite: "UPDATE delivery SET status = 'held' WHERE delivery_id IN (
-                    SELECT d.delivery_id FROM destination AS t CROSS JOIN delivery AS d
-                    WHERE NOT t.enabled AND d.destination_id = t.destination_id AND d.status = 'pending' LIMIT $1)"},
-            PORTION
-        )?;
-        tx.commit().await?;
-        Ok(released.max(held) >= PORTION.unsigned_abs())
+        // The right to tidy is held by a transaction of its own; the portions commit by themselves. SQLite has one worker.
+        let turn = match &self.db {
+            Db::Pg(_) => match self.begin_tidying().await? {
+                Some(turn) => Some(turn),
+                None => return Ok(false),
+            },
+            Db::Sqlite(_) => None,
+        };
+        self.release_held(None, None, None).await?;
+        let more = self.hold_paused().await?;
+        self.settle_order().await?;
+        if let Some(turn) = turn {
+            turn.commit().await?;
+        }
+        Ok(more)
     }
 
     /// Cancels what waits by subscriptions that were removed a while ago: it was under way when the others were cancelled.

@@ -1,13 +1,12 @@
 //! The slots of this worker: asked for when a lane needs some, in step with limits, given back when it is idle.
 
-use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hookyard_shared::id::DestinationId;
 use hookyard_shared::store::StoreResult;
 use hookyard_shared::store::relay::{Rivals, SlotWish};
-use uuid::Uuid;
 
+use super::lane::Gate;
 use super::{IDLE, Lane, Lanes};
 use crate::deliver::job::Job;
 
@@ -79,7 +78,7 @@ impl Lanes {
         if owner == self.lease.id() {
             for Wish { slots, most } in wishes {
                 let Some(granted) = granted.get(&slots.destination_id) else { continue };
-                let lane = state.lanes.entry(slots.destination_id).or_insert_with(Lane::new);
+                let lane = state.lanes.entry(slots.destination_id).or_default();
                 lane.held = size(*granted.min(&most));
                 lane.granted = size(*granted);
                 if lane.held == 0 {
@@ -99,24 +98,33 @@ impl Lanes {
         let claim = CLAIM.max(self.lease.turn() * CLAIM_TURNS);
         let (idle, wishes) = {
             let catalog = self.base.catalog.snapshot();
-            let mut state = self.state();
+            let (mut state, now) = (self.state(), self.now());
             let mut idle = Vec::new();
             let mut wishes = Vec::new();
             for (id, lane) in &mut state.lanes {
-                if lane.has_work() {
+                if lane.gate() == Gate::Open {
+                    // Whoever tries the receiver needs a slot.
+                    if lane.in_flight == 0 && lane.granted > 0 {
+                        idle.push(*id);
+                    }
+                } else if lane.has_work() {
                     lane.idle_since = None;
                     let limit = catalog.destination(*id).map_or(0, |d| d.concurrency);
                     wishes.extend(wish(*id, lane, limit, rivals.get(id).copied()));
-                } else {
+                } else if lane.gate() == Gate::Closed {
                     let patience = if lane.held == 0 { claim } else { IDLE };
-                    if lane.idle_since.get_or_insert_with(Instant::now).elapsed() > patience {
+                    if now.saturating_sub(*lane.idle_since.get_or_insert(now)) > patience {
                         idle.push(*id);
                     }
                 }
             }
             // Nothing may begin on a slot that is being given back.
             for id in &idle {
-                state.lanes.remove(id);
+                match state.lanes.get_mut(id) {
+                    // It remembers that the breaker is open.
+                    Some(lane) if lane.gate() == Gate::Open => (lane.held, lane.granted) = (0, 0),
+                    _ => drop(state.lanes.remove(id)),
+                }
             }
             (idle, wishes)
         };
@@ -133,17 +141,9 @@ impl Lanes {
     async fn return_stuck(&self) -> StoreResult<()> {
         let stuck: Vec<Job> = {
             let mut state = self.state();
-            state.lanes.values_mut().filter(|lane| lane.held == 0).flat_map(|lane| lane.queue.drain(..)).collect()
+            state.lanes.values_mut().filter(|lane| lane.held == 0).flat_map(Lane::drain).collect()
         };
-        for job in &stuck {
-            self.memory.fetch_sub(job.weight(), Ordering::Relaxed);
-        }
-        let ids: Vec<Uuid> = stuck.iter().map(|job| job.delivery_id.0).collect();
-        for ids in ids.chunks(500) {
-            self.base.store.give_back(self.lease.id(), ids, false).await?;
-            self.in_hand.release(ids.iter().copied());
-        }
-        Ok(())
+        self.give_back(&stuck).await
     }
 }
 
@@ -168,7 +168,8 @@ mod tests {
             (0, 0, 0, 4, beside(2, 2), 0, Some((1, 1))),
             (1, 1, 1, 1, beside(2, 2), 1, None),
         ] {
-            let mut lane = Lane { granted, held, in_flight, ..Lane::new() };
+            let mut lane = Lane::default();
+            (lane.granted, lane.held, lane.in_flight) = (granted, held, in_flight);
             let got = wish(id, &mut lane, limit, rivals).map(|wish| (wish.slots.wanted, wish.most));
             assert_eq!(
                 (lane.held, got),

@@ -1,0 +1,83 @@
+//! Turns of destinations with a rate limit: asked of the store, which gives each once however many workers there are.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hookyard_shared::id::DestinationId;
+use tokio_util::sync::CancellationToken;
+
+use super::Lanes;
+use crate::Worker;
+
+/// Turns are taken this far ahead: far enough that asking does not slow the lane, and near enough that a worker which dies
+/// takes few with it.
+const AHEAD: Duration = Duration::from_millis(250);
+/// Turns taken at once.
+const MOST: usize = 256;
+/// Without anything to send.
+const REST: Duration = Duration::from_secs(1);
+/// After an error, and at least between two rounds.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// Takes turns for the lanes that want some, and sends when they come; until `stop` fires.
+pub(crate) async fn run(worker: Worker, stop: CancellationToken) {
+    let lanes = &worker.lanes;
+    loop {
+        let wait = lanes.take_turns().await;
+        let end = tokio::time::Instant::now() + wait;
+        tokio::select! {
+            () = tokio::time::sleep_until(end) => {}
+            () = lanes.turns_wanted.notified() => {}
+            () = stop.cancelled() => return,
+        }
+    }
+}
+
+impl Lanes {
+    /// One round. Gives how long until the next is worth it.
+    async fn take_turns(self: &Arc<Self>) -> Duration {
+        let asking: Vec<(DestinationId, Duration, usize)> = {
+            let catalog = self.base.catalog.snapshot();
+            let (mut state, now) = (self.state(), self.now());
+            for (id, lane) in &mut state.lanes {
+                let interval = catalog.destination(*id).and_then(|d| d.interval_us);
+                lane.set_interval(interval.map(|us| Duration::from_micros(us.max(1).unsigned_abs())));
+            }
+            let wants = state.lanes.iter().filter_map(|(id, lane)| Some((*id, lane.wants_turns(now)?)));
+            wants.map(|(id, (interval, most))| (id, interval, most.min(MOST))).collect()
+        };
+        for (id, interval, most) in asking {
+            let (interval_us, ahead_us) = (micros(interval), micros(AHEAD));
+            let most = i64::try_from(most).unwrap_or(i64::MAX);
+            let asked = self.now();
+            match self.base.store.take_turns(id, interval_us, most, ahead_us).await {
+                Ok(paced) => {
+                    let first = asked + Duration::from_micros(paced.first_in_us.unsigned_abs());
+                    let mut state = self.state();
+                    if let Some(lane) = state.lanes.get_mut(&id) {
+                        lane.give_turns(first, usize::try_from(paced.count).unwrap_or(0));
+                    }
+                }
+                Err(error) => {
+                    metrics::counter!("hookyard_db_errors_total").increment(1);
+                    tracing::debug!(error = %error, "turns of a rate limit could not be taken; trying again");
+                    return PAUSE;
+                }
+            }
+        }
+        let mut state = self.state();
+        let (now, ids): (_, Vec<DestinationId>) = (self.now(), state.lanes.keys().copied().collect());
+        let mut next = now + REST;
+        for id in ids {
+            self.pump(&mut state, id);
+            if let Some(turn) = state.lanes.get(&id).and_then(|lane| lane.next_turn(now)) {
+                next = next.min(turn);
+            }
+        }
+        next.saturating_sub(self.now())
+    }
+}
+
+fn micros(duration: Duration) -> i64 {
+    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
+}
