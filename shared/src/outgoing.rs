@@ -6,6 +6,7 @@
 mod proof;
 mod rabbitmq;
 mod tokens;
+mod ways;
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Uri};
@@ -15,6 +16,7 @@ use uuid::Uuid;
 pub use proof::Oauth2;
 pub use rabbitmq::{Brokers, Published, Publishing};
 pub use tokens::Tokens;
+pub use ways::{BrokerMessage, Ways};
 
 use crate::egress::{Profile, ProfileSettings};
 use crate::model::connection::{Connection, Credentials, Hidden, Signature};

@@ -42,7 +42,11 @@ impl Bench {
 
     async fn publish(&self, brokers: &Brokers, exchange: &str, key: &str, password: &str) -> Published {
         let connection = Connection {
-            rabbitmq: Some(Rabbitmq { exchange: exchange.to_owned(), routing_key: key.to_owned() }),
+            rabbitmq: Some(Rabbitmq {
+                exchange: exchange.to_owned(),
+                routing_key: key.to_owned(),
+                ..Rabbitmq::default()
+            }),
             ..Connection::default()
         };
         let credentials = Credentials { rabbitmq_password: Some(Hidden::from(password)), ..Credentials::default() };

@@ -73,6 +73,8 @@ pub struct Connection {
     pub auth: Auth,
     /// Which signatures stand in `webhook-signature`.
     pub signature: Signature,
+    /// The public key of signatures by Ed25519.
+    pub public_key: Option<String>,
     /// Headers that every request has.
     pub headers: Vec<StaticHeader>,
     /// How TLS is set up.
@@ -237,6 +239,9 @@ pub struct Rabbitmq {
     /// The routing key; on the default exchange the queue's name.
     #[serde(default)]
     pub routing_key: String,
+    /// Whether its address has a password.
+    #[serde(default)]
+    pub password_set: bool,
 }
 
 /// The secrets of a [`Connection`].

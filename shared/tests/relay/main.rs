@@ -218,6 +218,7 @@ fn record(delivery: DeliveryId, number: i64, next: Next) -> AttemptRecord {
         error_code: None,
         error: None,
         address: Some("127.0.0.1:1".into()),
+        request: Some("POST /\nhost: a\n".into()),
         timings: "{}".into(),
         response_headers: b"x: y\r\n".to_vec(),
         response_body: b"\0\xff".to_vec(),
