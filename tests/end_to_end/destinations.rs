@@ -1,0 +1,524 @@
+//! How destinations are reached: proofs, certificates, proxies, versions of HTTP, brokers. What arrives, what is on record,
+//! and that no secret is shown again.
+
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex};
+
+use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use hookyard_testkit::shared_rabbit;
+use http_body_util::{BodyExt as _, Full};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
+use lapin::options::{BasicGetOptions, QueueDeclareOptions};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+
+use super::*;
+
+const CANARY: &str = "canary-4711-canary-4711";
+
+/// Sends one event, waits until its delivery is `status`, and gives that.
+async fn relayed(account: &Account, relay: &Relay, status: &str) -> Value {
+    let sender = Sender::new(&relay.source.url, Scheme::Github, &relay.source.secret);
+    sender.send(1).await;
+    only_delivery(account, &sender.ledger().ids()[0], status).await
+}
+
+/// The last attempt of a delivery.
+fn last(delivery: &Value) -> &Value {
+    delivery["attempts"].as_array().unwrap().last().unwrap()
+}
+
+async fn shown(account: &Account, relay: &Relay) -> Value {
+    let path = format!("/api/v1/destinations/{}", relay.destination_id());
+    account.http.get(&path).await.unwrap().ok().unwrap()
+}
+
+fn with(mut settings: Value, more: Value) -> Value {
+    for (name, value) in more.as_object().unwrap() {
+        settings[name] = value.clone();
+    }
+    settings
+}
+
+pub(crate) async fn each_proof_arrives_and_its_secret_is_never_shown_again(profile: Profile) {
+    let stack = Stack::builder(profile).env("HOOKYARD_LOG", "trace").start().await.unwrap();
+    let sink = Sink::start().await.unwrap().keep_bodies();
+    let account = stack.account().await.unwrap();
+    let basic = format!("Basic {}", STANDARD.encode(format!("relay:{CANARY}")));
+    for (kind, auth, header, expected) in [
+        ("basic", json!({"kind": "basic", "username": "relay", "password": CANARY}), "authorization", Some(basic)),
+        ("bearer", json!({"kind": "bearer", "token": CANARY}), "authorization", Some(format!("Bearer {CANARY}"))),
+        (
+            "api_key",
+            json!({"kind": "api_key", "header": "X-Api-Key", "value": CANARY}),
+            "x-api-key",
+            Some(CANARY.to_owned()),
+        ),
+        (
+            "hmac_header",
+            json!({"kind": "hmac_header", "header": "X-Sig", "prefix": "sha256=", "secret": CANARY}),
+            "x-sig",
+            None,
+        ),
+    ] {
+        let path = format!("/{kind}");
+        let headers =
+            json!([{"name": "X-Tenant", "value": "one"}, {"name": "X-Token", "value": CANARY, "secret": true}]);
+        let extra = with(settings(), json!({"auth": auth, "headers": headers}));
+        let relay = connect(&account, Scheme::Github, &sink.url(&path), extra).await;
+        sink.verify(&path, relay.destination["signing_secret"].as_str().unwrap());
+        assert!(!relay.destination.to_string().contains(CANARY), "{}", relay.destination);
+        let delivery = relayed(&account, &relay, "delivered").await;
+        let received = &sink.received(&path)[0];
+        let expected = expected.unwrap_or_else(|| {
+            use hmac::{KeyInit as _, Mac as _};
+            let mut mac = hmac::Hmac::<sha2::Sha256>::new_from_slice(CANARY.as_bytes()).unwrap();
+            mac.update(&received.body);
+            format!("sha256={}", hex::encode(mac.finalize().into_bytes()))
+        });
+        assert_eq!(received.header(header), Some(expected.as_str()), "{kind}");
+        assert_eq!((received.header("x-tenant"), received.header("x-token")), (Some("one"), Some(CANARY)));
+        assert_eq!(received.signature, Some(true), "{kind}: our signature is there as well");
+
+        let attempt = last(&delivery);
+        let request = attempt["request"].as_str().unwrap();
+        for line in
+            [format!("POST /{kind}\n"), "x-tenant: one\n".into(), "x-token: ••••\n".into(), format!("{header}: ")]
+        {
+            assert!(request.contains(&line), "{line} in {request}");
+        }
+        assert!(attempt["address"].as_str().unwrap().starts_with("127.0.0.1:"), "{attempt}");
+        assert!(!delivery.to_string().contains(CANARY), "{delivery}");
+
+        let seen = shown(&account, &relay).await;
+        assert_eq!((&seen["auth"]["kind"], &seen["auth"]["secret_set"]), (&json!(kind), &json!(true)), "{seen}");
+        assert!(!seen.to_string().contains(CANARY), "{seen}");
+        let page =
+            account.browser.get(&format!("/events/{}", delivery["event_id"].as_str().unwrap())).await.unwrap().text();
+        assert!(
+            page.contains("<summary>Request to 127.0.0.1:") && page.contains("x-tenant: one") && !page.contains(CANARY)
+        );
+    }
+    assert!(!stack.logs(100_000).contains(CANARY), "not in a log");
+}
+
+pub(crate) async fn a_secret_is_kept_over_a_change_of_the_rest_and_does_not_follow_to_others(profile: Profile) {
+    let stack = Stack::start(profile).await.unwrap();
+    let sink = Sink::start().await.unwrap();
+    let account = stack.account().await.unwrap();
+    let auth = json!({"kind": "api_key", "header": "X-Old", "value": CANARY});
+    let headers = json!([{"name": "X-Token", "value": "t0p", "secret": true}]);
+    let extra = with(settings(), json!({"auth": auth, "headers": headers}));
+    let relay = connect(&account, Scheme::Github, &sink.url("/s"), extra).await;
+    let path = format!("/api/v1/destinations/{}", relay.destination_id());
+    let change = json!({
+        "auth": {"kind": "api_key", "header": "X-New"},
+        "headers": [{"name": "x-token", "secret": true}, {"name": "X-Plain", "value": "p"}],
+    });
+    account.http.patch(&path, &change).await.unwrap().ok().unwrap();
+    settle().await;
+    relayed(&account, &relay, "delivered").await;
+    let received = &sink.received("/s")[0];
+    assert_eq!((received.header("x-old"), received.header("x-new")), (None, Some(CANARY)));
+    assert_eq!((received.header("x-token"), received.header("x-plain")), (Some("t0p"), Some("p")));
+
+    let other_kind = account.http.patch(&path, &json!({"auth": {"kind": "bearer"}})).await.unwrap();
+    assert_eq!(other_kind.status, 422, "{}", other_kind.text());
+    let none = account.http.patch(&path, &json!({"auth": null, "headers": null})).await.unwrap().ok().unwrap();
+    assert_eq!((&none["auth"], &none["headers"]), (&json!({"kind": "none"}), &json!([])));
+    settle().await;
+    relayed(&account, &relay, "delivered").await;
+    let received = &sink.received("/s")[1];
+    assert_eq!((received.header("x-new"), received.header("x-token")), (None, None));
+}
+
+pub(crate) async fn settings_that_contradict_each_other_are_refused_at_their_place(profile: Profile) {
+    let stack = Stack::start(profile).await.unwrap();
+    let account = stack.account().await.unwrap();
+    let http = |more: Value| with(json!({"name": "d", "url": "http://127.0.0.1:1/"}), more);
+    for (wanted, pointer) in [
+        (http(json!({"auth": {"kind": "digest"}})), "/auth"),
+        (http(json!({"auth": {"kind": "bearer"}})), "/auth/token"),
+        (http(json!({"auth": {"kind": "bearer", "token": "a\r\nb: c"}})), "/auth/token"),
+        (http(json!({"auth": {"kind": "bearer", "token": "x", "user": "y"}})), "/auth/user"),
+        (http(json!({"auth": {"kind": "api_key", "header": "Host", "value": "x"}})), "/auth/header"),
+        (
+            http(
+                json!({"auth": {"kind": "oauth2", "token_url": "http://169.254.169.254/", "client_id": "c", "client_secret": "s"}}),
+            ),
+            "/auth/token_url",
+        ),
+        (http(json!({"headers": [{"name": "webhook-id", "value": "x"}]})), "/headers/0/name"),
+        (http(json!({"headers": [{"name": "x-a", "value": "1"}, {"name": "X-A", "value": "2"}]})), "/headers/1/name"),
+        (http(json!({"headers": [{"name": "x-a"}]})), "/headers/0/value"),
+        (http(json!({"tls": {"ca": "no PEM"}})), "/tls/ca"),
+        (http(json!({"tls": {"certificate": "no PEM"}})), "/tls/key"),
+        (http(json!({"tls": {"ca_only": true}})), "/tls/ca_only"),
+        (http(json!({"http": "http3"})), "/http"),
+        (http(json!({"signature": "rsa"})), "/signature"),
+        (http(json!({"rabbitmq": {"exchange": "e"}})), "/rabbitmq"),
+        (http(json!({"proxy": "http://127.0.0.1:1"})), "/proxy"),
+        (json!({"name": "d", "kind": "inspector", "auth": {"kind": "bearer", "token": "x"}}), "/auth"),
+        (json!({"name": "d", "kind": "rabbitmq", "url": "https://127.0.0.1/", "rabbitmq": {"exchange": "e"}}), "/url"),
+        (json!({"name": "d", "kind": "rabbitmq", "url": "amqp://10.0.0.1/", "rabbitmq": {"exchange": "e"}}), "/url"),
+        (json!({"name": "d", "kind": "rabbitmq", "url": "amqp://0x0a.1/", "rabbitmq": {"exchange": "e"}}), "/url"),
+        (json!({"name": "d", "kind": "rabbitmq", "url": "amqp://127.0.0.1/"}), "/rabbitmq/routing_key"),
+        (
+            json!({"name": "d", "kind": "rabbitmq", "url": "amqp://127.0.0.1/", "rabbitmq": {"exchange": "e"}, "auth": {"kind": "bearer", "token": "x"}}),
+            "/auth",
+        ),
+    ] {
+        let reply = account.http.post("/api/v1/destinations", &wanted).await.unwrap();
+        assert_eq!(reply.status, 422, "{wanted}: {}", reply.text());
+        let pointers: Vec<_> = reply.json().unwrap()["errors"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|e| e["pointer"].as_str().unwrap().to_owned())
+            .collect();
+        assert_eq!(pointers, [pointer], "{wanted}: {}", reply.text());
+    }
+}
+
+pub(crate) async fn a_receiver_checks_our_signature_with_our_public_key(profile: Profile) {
+    let stack = Stack::start(profile).await.unwrap();
+    let sink = Sink::start().await.unwrap().keep_bodies();
+    let account = stack.account().await.unwrap();
+    for signature in ["ed25519", "both"] {
+        let path = format!("/{signature}");
+        let extra = with(settings(), json!({"signature": signature}));
+        let relay = connect(&account, Scheme::Github, &sink.url(&path), extra).await;
+        let public = relay.destination["public_key"].as_str().unwrap().to_owned();
+        relayed(&account, &relay, "delivered").await;
+        let received = &sink.received(&path)[0];
+        let header = received.header("webhook-signature").unwrap();
+        assert_eq!(header.split(' ').any(|one| one.starts_with("v1,")), signature == "both", "{header}");
+        let own = header.split(' ').find_map(|one| one.strip_prefix("v1a,")).unwrap();
+        let time = received.header("webhook-timestamp").unwrap();
+        let mut signed = format!("{}.{time}.", received.webhook_id).into_bytes();
+        signed.extend_from_slice(&received.body);
+        let key = STANDARD.decode(public.strip_prefix("whpk_").unwrap()).unwrap();
+        UnparsedPublicKey::new(&ED25519, key).verify(&signed, &STANDARD.decode(own).unwrap()).unwrap();
+        assert!(!shown(&account, &relay).await.to_string().contains("whsk_"));
+    }
+}
+
+pub(crate) async fn an_access_token_is_asked_for_once_and_again_after_it_was_refused(profile: Profile) {
+    let stack = Stack::start(profile).await.unwrap();
+    let sink = Sink::start().await.unwrap().keep_bodies();
+    let account = stack.account().await.unwrap();
+    let token = |name: &str| {
+        let body = json!({"access_token": name, "token_type": "Bearer", "expires_in": 3600}).to_string();
+        Answer::Full { status: 200, headers: HeaderMap::new(), body: body.into() }
+    };
+    sink.script("/token", Script::sequence(vec![token("one"), token("two")]));
+    let auth = json!({"kind": "oauth2", "token_url": sink.url("/token"), "client_id": "relay", "client_secret": CANARY, "scope": "hooks"});
+    let extra = with(settings(), json!({"auth": auth}));
+    let relay = connect(&account, Scheme::Github, &sink.url("/s"), extra).await;
+    let sender = Sender::new(&relay.source.url, Scheme::Github, &relay.source.secret);
+    sender.send(20).await;
+    sink.wait_for("/s", 20, SOON).await.unwrap();
+    assert!(sink.received("/s").iter().all(|received| received.header("authorization") == Some("Bearer one")));
+    assert_eq!(sink.count("/token"), 1);
+    let asked = &sink.received("/token")[0];
+    assert_eq!(&asked.body[..], b"grant_type=client_credentials&scope=hooks");
+    let expected = format!("Basic {}", STANDARD.encode(format!("relay:{CANARY}")));
+    assert_eq!(asked.header("authorization"), Some(expected.as_str()));
+
+    sink.script("/s", Script::first(1, Answer::Status(401)));
+    let delivery = relayed(&account, &relay, "delivered").await;
+    let used: Vec<_> =
+        sink.received("/s")[20..].iter().map(|r| r.header("authorization").unwrap().to_owned()).collect();
+    assert_eq!(used, ["Bearer one", "Bearer two"]);
+    assert!(!delivery.to_string().contains("Bearer"), "{delivery}");
+    assert_eq!(sink.count("/token"), 2);
+
+    // Another secret is another token; the authorisation server does not like it.
+    let refusal = Answer::Full { status: 401, headers: HeaderMap::new(), body: r#"{"error":"invalid_client"}"#.into() };
+    sink.script("/token", refusal);
+    let auth =
+        json!({"kind": "oauth2", "token_url": sink.url("/token"), "client_id": "relay", "client_secret": "wrong"});
+    let path = format!("/api/v1/destinations/{}", relay.destination_id());
+    account.http.patch(&path, &json!({"auth": auth})).await.unwrap().ok().unwrap();
+    settle().await;
+    let before = sink.count("/s");
+    let delivery = relayed(&account, &relay, "pending").await;
+    let attempt = last(&delivery);
+    assert_eq!(attempt["error_code"], "oauth_failed", "{attempt}");
+    assert!(attempt["error"].as_str().unwrap().contains("invalid_client"), "{attempt}");
+    assert_eq!(sink.count("/s"), before, "nothing is sent without its proof");
+}
+
+/// A certificate and its key as PEM, signed by an authority.
+struct Signed {
+    certificate: String,
+    key: String,
+}
+
+/// An authority made for one test.
+struct Authority {
+    issuer: rcgen::Issuer<'static, rcgen::KeyPair>,
+    pem: String,
+}
+
+impl Authority {
+    fn new(name: &str) -> Self {
+        let mut params = rcgen::CertificateParams::new(vec![]).unwrap();
+        params.distinguished_name.push(rcgen::DnType::CommonName, name);
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let key = rcgen::KeyPair::generate().unwrap();
+        let pem = params.self_signed(&key).unwrap().pem();
+        Self { issuer: rcgen::Issuer::new(params, key), pem }
+    }
+
+    fn sign(&self, name: &str) -> Signed {
+        let params = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();
+        let key = rcgen::KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, &self.issuer).unwrap().pem();
+        Signed { certificate, key: key.serialize_pem() }
+    }
+}
+
+/// A receiver with TLS that takes clients of `clients` only. Tells by which HTTP it was asked.
+async fn secure_receiver(own: &Signed, clients: &Authority) -> (std::net::SocketAddr, Arc<Mutex<Vec<String>>>) {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(clients.pem.as_bytes()).unwrap()).unwrap();
+    let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider));
+    let mut config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_client_cert_verifier(verifier.build().unwrap())
+        .with_single_cert(
+            vec![CertificateDer::from_pem_slice(own.certificate.as_bytes()).unwrap()],
+            PrivateKeyDer::from_pem_slice(own.key.as_bytes()).unwrap(),
+        )
+        .unwrap();
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let seen = Arc::new(Mutex::new(vec![]));
+    let log = Arc::clone(&seen);
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let (acceptor, log) = (acceptor.clone(), Arc::clone(&log));
+            tokio::spawn(async move {
+                let Ok(stream) = acceptor.accept(stream).await else { return };
+                let answer = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
+                    let log = Arc::clone(&log);
+                    async move {
+                        log.lock().unwrap().push(format!("{:?}", request.version()));
+                        request.into_body().collect().await.ok();
+                        Ok::<_, Infallible>(hyper::Response::new(Full::new(Bytes::new())))
+                    }
+                });
+                let builder = auto::Builder::new(TokioExecutor::new());
+                // What becomes of a connection is what the other side sees of it.
+                builder.serve_connection(TokioIo::new(stream), answer).await.ok();
+            });
+        }
+    });
+    (address, seen)
+}
+
+pub(crate) async fn a_receiver_with_its_own_authority_gets_our_certificate_over_the_http_that_was_set(
+    profile: Profile,
+) {
+    let stack = Stack::start(profile).await.unwrap();
+    let account = stack.account().await.unwrap();
+    let (theirs, ours) = (Authority::new("theirs"), Authority::new("ours"));
+    let (address, seen) = secure_receiver(&theirs.sign("127.0.0.1"), &ours).await;
+    let url = format!("https://{address}/hook");
+    let client = ours.sign("relay.example");
+    let whole = json!({"ca": theirs.pem, "ca_only": true, "certificate": client.certificate, "key": client.key});
+    for (http, expected) in [("auto", "HTTP/2.0"), ("http1", "HTTP/1.1"), ("http2", "HTTP/2.0")] {
+        let extra = with(settings(), json!({"http": http, "tls": whole}));
+        let relay = connect(&account, Scheme::Github, &url, extra).await;
+        let delivery = relayed(&account, &relay, "delivered").await;
+        assert_eq!(seen.lock().unwrap().pop().as_deref(), Some(expected), "{http}");
+        assert!(last(&delivery)["timings"]["tls"].is_i64(), "{delivery}");
+        let shown = shown(&account, &relay).await;
+        assert_eq!((&shown["tls"]["key_set"], &shown["http"]), (&json!(true), &json!(http)));
+        assert!(!shown.to_string().contains("PRIVATE KEY"));
+    }
+    let other = Authority::new("other").sign("relay.example");
+    for (tls, code) in [
+        (json!({}), "tls_unknown_issuer"),
+        (json!({"ca": theirs.pem}), "tls_client_certificate"),
+        (json!({"ca": theirs.pem, "certificate": other.certificate, "key": other.key}), "tls_client_certificate"),
+    ] {
+        let extra = with(settings(), json!({"tls": tls}));
+        let relay = connect(&account, Scheme::Github, &url, extra).await;
+        let delivery = relayed(&account, &relay, "pending").await;
+        assert_eq!(last(&delivery)["error_code"], code, "{delivery}");
+    }
+    assert!(seen.lock().unwrap().is_empty());
+
+    let unverified = json!({"verify": false, "certificate": client.certificate, "key": client.key});
+    let extra = with(settings(), json!({"tls": unverified}));
+    let relay = connect(&account, Scheme::Github, &url, extra).await;
+    assert!(relay.destination["warnings"][0].as_str().unwrap().contains("not verified"), "{}", relay.destination);
+    relayed(&account, &relay, "delivered").await;
+}
+
+pub(crate) async fn deliveries_go_through_the_operators_proxy_to_the_checked_address(profile: Profile) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let proxy = listener.local_addr().unwrap();
+    let asked = Arc::new(Mutex::new(Vec::<String>::new()));
+    let log = Arc::clone(&asked);
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let log = Arc::clone(&log);
+            tokio::spawn(async move {
+                let mut head = vec![];
+                while !head.ends_with(b"\r\n\r\n") {
+                    let Ok(byte) = stream.read_u8().await else { return };
+                    head.push(byte);
+                }
+                let head = String::from_utf8(head).unwrap();
+                let target = head.split(' ').nth(1).unwrap().to_owned();
+                log.lock().unwrap().push(head);
+                let mut onward = TcpStream::connect(target).await.unwrap();
+                stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+                tokio::io::copy_bidirectional(&mut stream, &mut onward).await.ok();
+            });
+        }
+    });
+    let setting = format!("http://relay:{CANARY}@{proxy}");
+    let mut stack = Stack::builder(profile)
+        .env("HOOKYARD_EGRESS_PROXY", setting)
+        .env("HOOKYARD_LOG", "debug")
+        .start()
+        .await
+        .unwrap();
+    let sink = Sink::start().await.unwrap();
+    let account = stack.account().await.unwrap();
+    let url = sink.url("/s").replace("127.0.0.1", "localhost");
+    let relay = connect(&account, Scheme::Github, &url, settings()).await;
+    relayed(&account, &relay, "delivered").await;
+    assert_eq!(sink.count("/s"), 1);
+    let head = asked.lock().unwrap()[0].clone();
+    assert!(head.starts_with("CONNECT 127.0.0.1:") && !head.contains("localhost"), "{head}");
+    assert!(head.contains(&STANDARD.encode(format!("relay:{CANARY}"))), "{head}");
+    let count = asked.lock().unwrap().len();
+    let blocked = json!({"name": "d", "url": "http://10.0.0.1/"});
+    assert_eq!(account.http.post("/api/v1/destinations", &blocked).await.unwrap().status, 422);
+    assert_eq!(asked.lock().unwrap().len(), count);
+    let (status, output) = stack.command(&["config", "print"]).await.unwrap();
+    assert!(status.success() && output.contains("egress_proxy") && !output.contains(CANARY), "{output}");
+    assert!(!stack.logs(100_000).contains(CANARY));
+
+    stack.set("HOOKYARD_EGRESS_PROXY", "http://127.0.0.1:1");
+    match profile {
+        Profile::Embedded => stack.restart_ingress(0).await.unwrap(),
+        Profile::Distributed => stack.restart_worker(0).await.unwrap(),
+    }
+    let delivery = relayed(&account, &relay, "pending").await;
+    assert_eq!(last(&delivery)["error_code"], "proxy_unreachable", "{delivery}");
+    assert_eq!(sink.count("/s"), 1, "never past the proxy");
+}
+
+pub(crate) async fn events_become_messages_of_a_users_broker(profile: Profile) {
+    let stack = Stack::start(profile).await.unwrap();
+    let account = stack.account().await.unwrap();
+    let broker = shared_rabbit().await.unwrap().url();
+    let connection = lapin::Connection::connect(&broker, Default::default()).await.unwrap();
+    let channel = connection.create_channel().await.unwrap();
+    let queue = format!("user-{}", uuid::Uuid::now_v7().simple());
+    let options = QueueDeclareOptions { exclusive: true, ..Default::default() };
+    channel.queue_declare(queue.as_str().into(), options, Default::default()).await.unwrap();
+
+    let rest = broker.strip_prefix("amqp://").unwrap();
+    let rest = rest.rsplit_once('@').map_or(rest, |(_, rest)| rest);
+    let url = format!("amqp://guest:guest@{rest}");
+    let extra = with(
+        settings(),
+        json!({"kind": "rabbitmq", "rabbitmq": {"routing_key": queue}, "headers": [{"name": "X-Tenant", "value": "one"}]}),
+    );
+    let relay = connect(&account, Scheme::Github, &url, extra).await;
+    let kept = &relay.destination;
+    assert!(!kept["url"].as_str().unwrap().contains(":guest@"), "{kept}");
+    assert_eq!(kept["rabbitmq"]["password_set"], true, "{kept}");
+    let delivery = relayed(&account, &relay, "delivered").await;
+    let attempt = last(&delivery);
+    assert_eq!((&attempt["state"], &attempt["status_code"]), (&json!("succeeded"), &Value::Null), "{attempt}");
+    assert!(attempt["request"].as_str().unwrap().starts_with("PUBLISH"), "{attempt}");
+    let got = channel.basic_get(queue.as_str().into(), BasicGetOptions { no_ack: true }).await.unwrap().unwrap();
+    let properties = &got.delivery.properties;
+    assert_eq!(properties.message_id().as_ref().unwrap().as_str(), delivery["webhook_id"].as_str().unwrap());
+    let headers = properties.headers().as_ref().unwrap().inner();
+    for name in ["webhook-signature", "hookyard-attempt", "x-tenant", "content-type"] {
+        assert!(headers.contains_key(name), "{name} in {headers:?}");
+    }
+    let path = format!("/api/v1/destinations/{}", relay.destination_id());
+    let tested = account.http.post(&format!("{path}/test"), &json!({})).await.unwrap().ok().unwrap();
+    assert_eq!((&tested["succeeded"], &tested["error"]), (&json!(true), &Value::Null), "{tested}");
+
+    let elsewhere = json!({"rabbitmq": {"routing_key": "no such queue"}});
+    account.http.patch(&path, &elsewhere).await.unwrap().ok().unwrap();
+    settle().await;
+    let delivery = relayed(&account, &relay, "pending").await;
+    assert_eq!(last(&delivery)["error_code"], "broker_unroutable", "{delivery}");
+    let elsewhere = json!({"rabbitmq": {"exchange": "no such exchange"}});
+    account.http.patch(&path, &elsewhere).await.unwrap().ok().unwrap();
+    settle().await;
+    let delivery = relayed(&account, &relay, "pending").await;
+    assert_eq!(last(&delivery)["error_code"], "broker_refused", "{delivery}");
+}
+
+pub(crate) async fn a_destination_can_be_tested_right_away(profile: Profile) {
+    let stack = Stack::start(profile).await.unwrap();
+    let sink = Sink::start().await.unwrap().keep_bodies();
+    let account = stack.account().await.unwrap();
+    let auth = json!({"kind": "bearer", "token": CANARY});
+    let extra = with(settings(), json!({"auth": auth, "enabled": false}));
+    let relay = connect(&account, Scheme::Github, &sink.url("/s"), extra).await;
+    sink.verify("/s", relay.destination["signing_secret"].as_str().unwrap());
+    let path = format!("/api/v1/destinations/{}/test", relay.destination_id());
+    let test = async || account.http.post(&path, &json!({})).await.unwrap().ok().unwrap();
+
+    let tested = test().await;
+    assert_eq!((&tested["succeeded"], &tested["status_code"]), (&json!(true), &json!(200)), "{tested}");
+    assert!(tested["timings"]["connect"].is_i64() && tested["timings"]["wait"].is_i64(), "{tested}");
+    assert!(tested["address"].as_str().unwrap().starts_with("127.0.0.1:"));
+    assert!(
+        tested["request"].as_str().unwrap().contains("authorization: ••••") && !tested.to_string().contains(CANARY)
+    );
+    let received = &sink.received("/s")[0];
+    assert_eq!(received.signature, Some(true));
+    assert_eq!(
+        (received.header("authorization"), received.header("hookyard-test")),
+        (Some(format!("Bearer {CANARY}").as_str()), Some("1"))
+    );
+    let body: Value = serde_json::from_slice(&received.body).unwrap();
+    assert_eq!(body["type"], "hookyard.test");
+
+    sink.script("/s", Answer::Full { status: 500, headers: HeaderMap::new(), body: "broken".into() });
+    let tested = test().await;
+    assert_eq!(
+        (&tested["succeeded"], &tested["status_code"], &tested["response_body"]),
+        (&json!(false), &json!(500), &json!("broken"))
+    );
+    drop(sink);
+    let tested = test().await;
+    assert_eq!(
+        (&tested["succeeded"], &tested["error_code"]),
+        (&json!(false), &json!("connection_refused")),
+        "{tested}"
+    );
+    assert!(account.events("").await.unwrap().is_empty(), "a test is no event");
+    let inspector = account.create_destination(json!({"kind": "inspector"})).await.unwrap();
+    let reply = account
+        .http
+        .post(&format!("/api/v1/destinations/{}/test", inspector["id"].as_str().unwrap()), &json!({}))
+        .await
+        .unwrap();
+    assert_eq!(reply.status, 409);
+}
