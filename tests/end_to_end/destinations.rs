@@ -142,8 +142,9 @@ pub(crate) async fn settings_that_contradict_each_other_are_refused_at_their_pla
     let stack = Stack::start(profile).await.unwrap();
     let account = stack.account().await.unwrap();
     let http = |more: Value| with(json!({"name": "d", "url": "http://127.0.0.1:1/"}), more);
+    let mut wrong = vec![];
     for (wanted, pointer) in [
-        (http(json!({"auth": {"kind": "digest"}})), "/auth"),
+        (http(json!({"auth": {"kind": "digest"}})), "/auth/kind"),
         (http(json!({"auth": {"kind": "bearer"}})), "/auth/token"),
         (http(json!({"auth": {"kind": "bearer", "token": "a\r\nb: c"}})), "/auth/token"),
         (http(json!({"auth": {"kind": "bearer", "token": "x", "user": "y"}})), "/auth/user"),
@@ -175,15 +176,14 @@ pub(crate) async fn settings_that_contradict_each_other_are_refused_at_their_pla
         ),
     ] {
         let reply = account.http.post("/api/v1/destinations", &wanted).await.unwrap();
-        assert_eq!(reply.status, 422, "{wanted}: {}", reply.text());
-        let pointers: Vec<_> = reply.json().unwrap()["errors"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|e| e["pointer"].as_str().unwrap().to_owned())
-            .collect();
-        assert_eq!(pointers, [pointer], "{wanted}: {}", reply.text());
+        let answer = reply.json().unwrap();
+        let errors = answer["errors"].as_array().cloned().unwrap_or_default();
+        let pointers: Vec<_> = errors.iter().filter_map(|error| error["pointer"].as_str()).collect();
+        if (reply.status.as_u16(), pointers.as_slice()) != (422, &[pointer]) {
+            wrong.push(format!("{wanted} should be refused at {pointer}: {answer}"));
+        }
     }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
 pub(crate) async fn a_receiver_checks_our_signature_with_our_public_key(profile: Profile) {

@@ -26,7 +26,7 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 
 use super::connector::{ConnectionInfo, Connector};
 use super::dial::DialTimeouts;
-use super::error::{AttemptError, Phase};
+use super::error::{AttemptError, Phase, TlsFailure};
 use super::guard::Guard;
 use super::profile::{Profile, ProfileError};
 use super::progress::{self, Dialing};
@@ -203,7 +203,7 @@ impl Client {
             }
             Ok(Err(error)) => {
                 tracing::debug!(error = ?error, "request failed");
-                (Err(AttemptError::from_client(&error)), None, None)
+                (Err(connection.explain(AttemptError::from_client(&error))), None, None)
             }
             Err(_) => {
                 // A connection of HTTP/2 outlives its requests: one that has gone silent must get no more of them.
@@ -240,6 +240,9 @@ struct Measured {
     address: Option<SocketAddr>,
     since: Option<Instant>,
     is_up: bool,
+    /// The connection is new, and the receiver asked for a certificate of ours.
+    asked: bool,
+    http2: bool,
     phase: Phase,
 }
 
@@ -259,9 +262,30 @@ impl Measured {
         if let Some(dialing) = &mut dialing {
             dialing.close_phase(now);
         }
+        let http2 = info.is_some_and(|info| info.http2);
+        let asked = dialing.is_some() && info.is_some_and(|info| info.asked);
         let dialed = dialing.map_or(Dialed::default(), |it| Dialed { dns: it.dns, connect: it.connect, tls: it.tls });
         let address = info.map(|info| info.address).or(dialing.and_then(|dialing| dialing.address));
-        Self { dialed, address, since: info.map(|info| info.since), is_up: info.is_some(), phase }
+        Self { dialed, address, since: info.map(|info| info.since), is_up: info.is_some(), asked, http2, phase }
+    }
+
+    /// A receiver that refuses our certificate says so in an alert, which is lost if it closes the connection while our
+    /// request arrives.
+    fn explain(&self, error: AttemptError) -> AttemptError {
+        let ended = match &error {
+            AttemptError::ConnectionReset | AttemptError::ConnectionClosed => true,
+            // Of an error of TLS, too, HTTP/2 keeps no more than that the data were invalid.
+            AttemptError::InvalidResponse(_) => self.http2,
+            _ => false,
+        };
+        match error {
+            _ if ended && self.asked => {
+                let what = "it asked for one and closed the connection";
+                AttemptError::Tls(TlsFailure::ClientCertificate(what.to_owned()))
+            }
+            AttemptError::InvalidResponse(what) if self.http2 => AttemptError::Http2(what),
+            error => error,
+        }
     }
 
     fn before(&self) -> Duration {

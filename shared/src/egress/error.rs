@@ -291,8 +291,9 @@ impl AttemptError {
         if error.is_incomplete_message() || error.is_closed() {
             return Self::ConnectionClosed;
         }
+        // The connection ended before it took the request up. Only who cuts an attempt off calls it interrupted.
         if error.is_canceled() {
-            return Self::Interrupted;
+            return Self::ConnectionClosed;
         }
         if error.is_user() {
             return Self::InvalidRequest;

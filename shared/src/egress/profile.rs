@@ -5,11 +5,14 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use rustls::client::ResolvesClientCert;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use sha2::{Digest as _, Sha256};
 use thiserror::Error;
@@ -204,6 +207,25 @@ impl Profile {
             HttpVersion::Http2 => vec![b"h2".to_vec()],
         };
         Ok(config)
+    }
+}
+
+/// Hands out our certificate, and remembers that the receiver asked for one: a receiver that does not like what it gets
+/// may close the connection so fast that its alert is lost.
+#[derive(Debug)]
+pub(super) struct NotesAsking {
+    pub(super) inner: Arc<dyn ResolvesClientCert>,
+    pub(super) asked: AtomicBool,
+}
+
+impl ResolvesClientCert for NotesAsking {
+    fn resolve(&self, hints: &[&[u8]], schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        self.asked.store(true, Ordering::Relaxed);
+        self.inner.resolve(hints, schemes)
+    }
+
+    fn has_certs(&self) -> bool {
+        self.inner.has_certs()
     }
 }
 
