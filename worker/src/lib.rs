@@ -15,6 +15,8 @@ pub mod record;
 pub mod retention;
 pub mod route;
 pub mod schedule;
+#[cfg(test)]
+mod simulation;
 mod supervise;
 
 use std::sync::Arc;

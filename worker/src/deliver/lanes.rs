@@ -7,7 +7,7 @@
 
 mod gates;
 pub(crate) mod lane;
-mod slots;
+pub(crate) mod slots;
 mod turns;
 
 use std::collections::{HashMap, HashSet};
