@@ -6,6 +6,7 @@
 mod common;
 mod destinations;
 mod processes;
+mod receivers;
 mod senders;
 mod trials;
 

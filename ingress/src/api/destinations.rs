@@ -1,6 +1,8 @@
 //! `/destinations`: where events are relayed to.
 
+mod broker;
 mod connection;
+mod connection_view;
 mod probe;
 mod rotate;
 mod view;

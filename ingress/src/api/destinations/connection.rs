@@ -11,19 +11,14 @@ use hookyard_shared::model::connection::{
 use hookyard_shared::outgoing::open_credentials;
 use hookyard_shared::signing::Ed25519Key;
 use hookyard_shared::store::destinations::Destination;
-use percent_encoding::percent_decode_str;
 use secrecy::ExposeSecret as _;
-use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
-use url::Url;
+use serde::Deserialize;
 use utoipa::ToSchema;
 
+use super::broker::set_broker;
 use crate::api::change::field;
 use crate::api::error::FieldError;
 use crate::state::AppState;
-
-/// The longest address of a broker, in bytes.
-const MAX_URL: usize = 2048;
 
 /// What proves us to the receiver besides the signature.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -307,60 +302,6 @@ fn set_tls(given: Option<TlsField>, connection: &mut Connection, credentials: &m
     connection.tls = Tls { verify: verify.unwrap_or(true), ca, ca_only, certificate };
 }
 
-/// The address of a broker, with its password apart.
-async fn set_broker(
-    state: &AppState,
-    text: &str,
-    destination: &mut Destination,
-    credentials: &mut Credentials,
-    errors: &mut Vec<FieldError>,
-) -> Option<String> {
-    let form = "write it like amqps://user:password@mq.example.com:5671/vhost";
-    let read = Url::parse(text.trim()).ok().filter(|url| {
-        let plain = text.len() <= MAX_URL && url.query().is_none() && url.fragment().is_none();
-        let vhost = url.path().strip_prefix('/').unwrap_or_default();
-        plain
-            && matches!(url.scheme(), "amqp" | "amqps")
-            && !vhost.contains('/')
-            && url.host_str().is_some_and(|h| !h.is_empty())
-    });
-    let Some(mut url) = read else {
-        errors.push(field("/url", format!("this is not the address of a RabbitMQ; {form}")));
-        return None;
-    };
-    let password = url.password().map(|text| percent_decode_str(text).decode_utf8_lossy().into_owned());
-    let usual = if url.scheme() == "amqps" { 5671 } else { 5672 };
-    let port = url.port().unwrap_or(usual);
-    let host = url.host_str().unwrap_or_default().to_owned();
-    // The parser leaves hosts of this scheme alone; those of http know all spellings of an address.
-    if let Err(error) = state.guard.check_url(&format!("http://{host}:{port}/")) {
-        errors.push(field("/url", error.to_string()));
-        return None;
-    }
-    if url.set_password(None).is_err() {
-        errors.push(field("/url", form));
-        return None;
-    }
-    let moved = destination.url.as_deref().and_then(|old| Url::parse(old).ok()).is_some_and(|old| {
-        (old.host_str(), old.port(), old.username()) != (url.host_str(), url.port(), url.username())
-    });
-    match password {
-        Some(password) => credentials.rabbitmq_password = Some(Hidden::from(password)),
-        // A password does not follow to another broker or user.
-        None if moved => credentials.rabbitmq_password = None,
-        None => {}
-    }
-    destination.url = Some(url.into());
-    match state.guard.resolve_and_check(&host, port).await {
-        Ok(_) => None,
-        Err(DialError::Blocked(denied)) => {
-            errors.push(field("/url", denied.to_string()));
-            None
-        }
-        Err(_) => Some(format!("`{host}` does not resolve to an address at the moment; deliveries fail until it does")),
-    }
-}
-
 async fn check(state: &AppState, connection: &Connection, credentials: &Credentials, errors: &mut Vec<FieldError>) {
     let faults = connection.faults(credentials);
     let tls_is_faulty = faults.iter().any(|fault| fault.pointer.starts_with("/tls"));
@@ -396,73 +337,5 @@ async fn check(state: &AppState, connection: &Connection, credentials: &Credenti
             ProfileError::HalfIdentity => "/tls/certificate",
         };
         errors.push(field(pointer, error.to_string()));
-    }
-}
-
-/// How a destination is connected to, without its secrets.
-#[derive(Debug, Serialize, ToSchema)]
-pub(super) struct ConnectionView {
-    /// What proves us there besides the signature, by its `kind`; `secret_set` tells that its secret is there.
-    #[schema(value_type = Object, example = json!({"kind": "bearer", "secret_set": true}))]
-    auth: Value,
-    /// What stands in `webhook-signature`: `hmac`, `ed25519` or `both`.
-    #[schema(value_type = String, example = "hmac")]
-    signature: Signature,
-    /// The public key that signatures by Ed25519 are checked with; null without them.
-    #[schema(example = "whpk_1SiA4o9hyqTCpIqC5V9HUakiiaeACeqfZTInDBbOir4=")]
-    public_key: Option<String>,
-    /// Headers that every request has; secret values are null.
-    #[schema(value_type = Vec<Object>)]
-    headers: Vec<StaticHeader>,
-    /// How TLS is set up; `key_set` tells that the private key of the certificate is there.
-    #[schema(value_type = Object)]
-    tls: Value,
-    /// Which HTTP is spoken: `auto`, `http1` or `http2`.
-    #[schema(value_type = String, example = "auto")]
-    http: HttpVersion,
-    /// Where on a RabbitMQ events go; null for other kinds.
-    #[schema(value_type = Option<Object>)]
-    rabbitmq: Option<Rabbitmq>,
-    /// What about these settings is dangerous.
-    warnings: Vec<String>,
-}
-
-impl ConnectionView {
-    /// What is stored, as it is shown.
-    pub(super) fn of(stored: Option<&str>) -> Self {
-        let read = Connection::from_text(stored);
-        let mut warnings = vec![];
-        if read.is_err() {
-            warnings
-                .push("The stored connection settings cannot be read, so nothing is sent. Set them again.".to_owned());
-        }
-        let connection = read.unwrap_or_default();
-        if !connection.tls.verify {
-            warnings.push(
-                "The receiver's certificate is not verified: whoever is on the way can read and change what is sent, credentials included. Trust the receiver's own authority with `tls.ca` instead."
-                    .to_owned(),
-            );
-        }
-        let mut auth = json!(connection.auth);
-        if connection.auth != Auth::None
-            && let Some(members) = auth.as_object_mut()
-        {
-            // It could not have been saved without.
-            members.insert("secret_set".to_owned(), Value::Bool(true));
-        }
-        let mut tls = json!(connection.tls);
-        if let Some(members) = tls.as_object_mut() {
-            members.insert("key_set".to_owned(), Value::Bool(connection.tls.certificate.is_some()));
-        }
-        Self {
-            auth,
-            signature: connection.signature,
-            public_key: connection.public_key,
-            headers: connection.headers,
-            tls,
-            http: connection.http,
-            rabbitmq: connection.rabbitmq,
-            warnings,
-        }
     }
 }

@@ -9,7 +9,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::Rate;
-use super::connection::ConnectionView;
+use super::connection_view::ConnectionView;
 use crate::api::events::header_lines;
 
 /// A destination.
