@@ -2,13 +2,14 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on should panic")]
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use hookyard_shared::egress::{Guard, parse_ranges};
 use hookyard_shared::id::DestinationId;
 use hookyard_shared::model::Hidden;
-use hookyard_shared::model::connection::{Connection, Credentials, Rabbitmq};
+use hookyard_shared::model::connection::{Connection, Credentials, Rabbitmq, Tls};
 use hookyard_shared::outgoing::{Brokers, Outgoing, Published, Publishing};
 use hookyard_testkit::shared_rabbit;
 use http::{HeaderMap, HeaderValue};
@@ -41,7 +42,12 @@ impl Bench {
     }
 
     async fn publish(&self, brokers: &Brokers, exchange: &str, key: &str, password: &str) -> Published {
+        self.publish_with(brokers, exchange, key, password, Tls::default()).await
+    }
+
+    async fn publish_with(&self, brokers: &Brokers, exchange: &str, key: &str, password: &str, tls: Tls) -> Published {
         let connection = Connection {
+            tls,
             rabbitmq: Some(Rabbitmq {
                 exchange: exchange.to_owned(),
                 routing_key: key.to_owned(),
@@ -170,4 +176,58 @@ async fn a_broker_inside_is_not_reached_and_a_silent_one_is_given_up() {
     drop(silent);
     let published = bench.publish(&brokers("127.0.0.0/8"), "", "q", "guest").await;
     assert_eq!(code(&published), "connection_refused");
+}
+
+/// A door with TLS before the broker at `onward`: its address, and the authority to trust, as PEM.
+async fn secure_door(onward: String) -> (std::net::SocketAddr, String) {
+    let mut params = rcgen::CertificateParams::new(vec![]).unwrap();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let key = rcgen::KeyPair::generate().unwrap();
+    let authority = params.self_signed(&key).unwrap().pem();
+    let issuer = rcgen::Issuer::new(params, key);
+    let own = rcgen::KeyPair::generate().unwrap();
+    let leaf = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap().signed_by(&own, &issuer).unwrap();
+    let key = rustls::pki_types::PrivateKeyDer::try_from(own.serialize_der()).unwrap();
+    let config = rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![leaf.der().clone()], key)
+        .unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let (acceptor, onward) = (acceptor.clone(), onward.clone());
+            tokio::spawn(async move {
+                let Ok(mut stream) = acceptor.accept(stream).await else { return };
+                let mut broker = tokio::net::TcpStream::connect(onward).await.unwrap();
+                // What becomes of a connection is what its two ends see of it.
+                tokio::io::copy_bidirectional(&mut stream, &mut broker).await.ok();
+            });
+        }
+    });
+    (address, authority)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_behind_tls_is_verified_by_the_name_in_its_address() {
+    let mut bench = Bench::new().await;
+    let onward = format!("{}:{}", bench.url.host_str().unwrap(), bench.url.port().unwrap_or(5672));
+    let (address, authority) = secure_door(onward).await;
+    let brokers = brokers("127.0.0.0/8");
+    let path = bench.url.path().to_owned();
+    let trusting = Tls { ca: Some(authority), ..Tls::default() };
+    for (host, tls, expected) in [
+        ("localhost", trusting.clone(), "confirmed"),
+        ("127.0.0.1", trusting, "tls_wrong_name"),
+        ("localhost", Tls::default(), "tls_unknown_issuer"),
+        ("localhost", Tls { verify: false, ..Tls::default() }, "confirmed"),
+    ] {
+        bench.url = format!("amqps://guest@{host}:{}{path}", address.port()).parse().unwrap();
+        let published = bench.publish_with(&brokers, "", &bench.queue, &bench.password, tls).await;
+        assert_eq!(code(&published), expected, "{published:?}");
+        assert!(published.timings.tls_ms.is_some(), "{published:?}");
+    }
 }
