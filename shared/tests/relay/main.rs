@@ -44,6 +44,7 @@ macro_rules! on_both {
 mod limits;
 mod order;
 mod repeats;
+mod tokens;
 
 /// A store with one workspace and one destination of concurrency 3.
 struct Bench {
@@ -221,6 +222,7 @@ fn record(delivery: DeliveryId, number: i64, next: Next) -> AttemptRecord {
         error_code: None,
         error: None,
         address: Some("127.0.0.1:1".into()),
+        request: Some("POST /\nhost: a\n".into()),
         timings: "{}".into(),
         response_headers: b"x: y\r\n".to_vec(),
         response_body: b"\0\xff".to_vec(),
