@@ -288,7 +288,7 @@ impl Simulation {
         let Ok(ids) = inserted else { return };
         let job = |id: usize| {
             let row = &self.store.rows[id];
-            (row.owner == Some(worker.id)).then(|| Job {
+            (row.owner == Some(worker.id)).then_some(Job {
                 row: id,
                 number: 1,
                 failures: 0,
