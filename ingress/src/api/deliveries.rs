@@ -269,8 +269,13 @@ async fn retry(
     State(state): State<AppState>,
     PathId(id): PathId<DeliveryId>,
 ) -> ApiResult<Json<DeliveryView>> {
+    retry_one(&state, &principal, id).await.map(|row| Json(row.into()))
+}
+
+/// Makes a delivery due now, for the API and for pages.
+pub(crate) async fn retry_one(state: &AppState, principal: &Principal, id: DeliveryId) -> ApiResult<Delivery> {
     principal.require(Scope::Write)?;
-    answer(state.store.retry_delivery(principal.workspace_id, id).await?)
+    done(state.store.retry_delivery(principal.workspace_id, id).await?)
 }
 
 /// Ends a delivery that waits or is held. If it stood before others of its key, they go on.
@@ -286,13 +291,18 @@ async fn cancel(
     State(state): State<AppState>,
     PathId(id): PathId<DeliveryId>,
 ) -> ApiResult<Json<DeliveryView>> {
-    principal.require(Scope::Write)?;
-    answer(state.store.cancel_delivery(principal.workspace_id, id).await?)
+    cancel_one(&state, &principal, id).await.map(|row| Json(row.into()))
 }
 
-fn answer(transition: Transition) -> ApiResult<Json<DeliveryView>> {
+/// Ends a delivery, for the API and for pages.
+pub(crate) async fn cancel_one(state: &AppState, principal: &Principal, id: DeliveryId) -> ApiResult<Delivery> {
+    principal.require(Scope::Write)?;
+    done(state.store.cancel_delivery(principal.workspace_id, id).await?)
+}
+
+fn done(transition: Transition) -> ApiResult<Delivery> {
     match transition {
-        Transition::Done(row) => Ok(Json((*row).into())),
+        Transition::Done(row) => Ok(*row),
         Transition::NotFound => Err(ApiError::NotFound),
         Transition::NowhereToGo => Err(ApiError::conflict(
             "destination_gone",

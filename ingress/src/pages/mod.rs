@@ -1,5 +1,6 @@
 //! The pages: rendered here, usable without JavaScript, one file each.
 
+mod destination;
 pub mod event;
 pub mod events;
 pub(crate) mod layout;
@@ -7,8 +8,10 @@ mod login;
 pub mod overview;
 mod register;
 mod rejections;
+mod rules;
 mod secrets;
 mod source;
+mod subscription;
 
 use axum::Router;
 
@@ -28,4 +31,6 @@ pub fn router() -> Router<AppState> {
         .merge(rejections::routes())
         .merge(secrets::routes())
         .merge(source::routes())
+        .merge(destination::routes())
+        .merge(subscription::routes())
 }
