@@ -15,6 +15,7 @@ mod migrate;
 mod noun_tests;
 pub mod rejections;
 pub mod relay;
+pub mod replays;
 pub mod sessions;
 pub mod settings;
 pub mod sources;
