@@ -196,6 +196,12 @@ struct DeliveryParams {
     parked: Option<bool>,
     /// Made by this replay.
     replay_id: Option<String>,
+    /// Made at or after this time.
+    #[param(format = DateTime)]
+    created_after: Option<String>,
+    /// Made before this time.
+    #[param(format = DateTime)]
+    created_before: Option<String>,
     /// From `next_cursor` of the page before.
     cursor: Option<String>,
     /// Rows on a page.

@@ -302,12 +302,7 @@ impl Store {
     ///
     /// # Errors
     /// When the store does not answer.
-    pub async fn replays(
-        &self,
-        workspace: WorkspaceId,
-        cursor: Option<Uuid>,
-        limit: i64,
-    ) -> sqlx::Result<Vec<Replay>> {
+    pub async fn replays(&self, workspace: WorkspaceId, cursor: Option<Uuid>, limit: i64) -> sqlx::Result<Vec<Replay>> {
         q!(
             &self.db,
             fetch_all as Replay,

@@ -392,8 +392,12 @@ impl Store {
     async fn make(&self, tx: &mut Tx, replay: &Replay, store_now: Millis) -> sqlx::Result<ReplayStep> {
         if let Some(reason) = target_gone(tx, replay).await? {
             // What it made may still wait, and is cancelled like after any other stop.
-            self.save_place(tx, replay, &Place { state: "stopped", reason: Some(reason), ..Place::of(replay, store_now) })
-                .await?;
+            self.save_place(
+                tx,
+                replay,
+                &Place { state: "stopped", reason: Some(reason), ..Place::of(replay, store_now) },
+            )
+            .await?;
             return Ok(ReplayStep { ended: true, ..ReplayStep::default() });
         }
         let room = REPLAY_UNFINISHED - unfinished(tx, replay.replay_id, REPLAY_UNFINISHED).await?;
@@ -404,8 +408,7 @@ impl Store {
         }
         let at_rate = replay.rate.map_or(PORTION, |rate| (rate / RATE_PARTS).max(1));
         let wanted = Wanted::new(replay.workspace_id, replay.selection(), replay.target());
-        let (pairs, end) =
-            wanted.next(tx, replay.at_event, replay.last_event, PORTION.min(room).min(at_rate)).await?;
+        let (pairs, end) = wanted.next(tx, replay.at_event, replay.last_event, PORTION.min(room).min(at_rate)).await?;
         self.insert_replayed(tx, replay, &pairs, store_now).await?;
         let events: BTreeSet<Uuid> = pairs.iter().map(|pair| pair.event_id).collect();
         let ended = end.is_none_or(|end| end >= replay.last_event);
