@@ -186,7 +186,9 @@ async fn two_subscriptions_of_one_receiver_keep_an_id_each(bench: Bench) {
         bench.destination.0
     )
     .unwrap();
-    more_history(&bench, worker, source, 1, Next::Delivered).await;
+    let mut events = bench.events(1);
+    events[0].source_id = source;
+    bench.store.persist(worker, &events, &[]).await.unwrap();
     let mut ids = Vec::new();
     for _ in 0..2 {
         let id = begin(&bench, of_source(source), Target::Subscriptions, Some(1)).await;

@@ -78,8 +78,10 @@ macro_rules! pairs {
         concat!(
             $select,
             "SELECT i.event_id, s.subscription_id, s.revision, t.destination_id, t.enabled,
-                (SELECT d.webhook_id FROM delivery AS d WHERE d.event_id = i.event_id AND d.destination_id = t.destination_id
-                 ORDER BY CASE WHEN d.subscription_id = s.subscription_id THEN 0 ELSE 1 END, d.delivery_id LIMIT 1) AS webhook_id
+                coalesce((SELECT d.webhook_id FROM delivery AS d WHERE d.event_id = i.event_id AND d.destination_id = t.destination_id
+                            AND d.subscription_id = s.subscription_id ORDER BY d.delivery_id LIMIT 1),
+                         (SELECT d.webhook_id FROM delivery AS d WHERE d.event_id = i.event_id AND d.destination_id = t.destination_id
+                          ORDER BY d.delivery_id LIMIT 1)) AS webhook_id
              FROM event AS i JOIN subscription AS s ON s.source_id = i.source_id
              JOIN destination AS t ON t.destination_id = s.destination_id
              WHERE i.workspace_id = $1 AND i.event_id > $2 AND i.event_id <= $11 AND ",
