@@ -5,6 +5,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod processes;
+mod replays;
 mod senders;
 mod trials;
 
