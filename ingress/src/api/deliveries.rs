@@ -266,8 +266,7 @@ async fn retry(
     State(state): State<AppState>,
     PathId(id): PathId<DeliveryId>,
 ) -> ApiResult<Json<DeliveryView>> {
-    principal.require(Scope::Write)?;
-    answer(state.store.retry_delivery(principal.workspace_id, id).await?)
+    Ok(Json(retry_one(&state, &principal, id).await?.into()))
 }
 
 /// Ends a delivery that waits or is held. If it stood before others of its key, they go on.
@@ -283,13 +282,24 @@ async fn cancel(
     State(state): State<AppState>,
     PathId(id): PathId<DeliveryId>,
 ) -> ApiResult<Json<DeliveryView>> {
+    Ok(Json(cancel_one(&state, &principal, id).await?.into()))
+}
+
+/// Makes one delivery due now.
+pub(crate) async fn retry_one(state: &AppState, principal: &Principal, id: DeliveryId) -> ApiResult<Delivery> {
+    principal.require(Scope::Write)?;
+    answer(state.store.retry_delivery(principal.workspace_id, id).await?)
+}
+
+/// Ends one delivery.
+pub(crate) async fn cancel_one(state: &AppState, principal: &Principal, id: DeliveryId) -> ApiResult<Delivery> {
     principal.require(Scope::Write)?;
     answer(state.store.cancel_delivery(principal.workspace_id, id).await?)
 }
 
-fn answer(transition: Transition) -> ApiResult<Json<DeliveryView>> {
+fn answer(transition: Transition) -> ApiResult<Delivery> {
     match transition {
-        Transition::Done(row) => Ok(Json((*row).into())),
+        Transition::Done(row) => Ok(*row),
         Transition::NotFound => Err(ApiError::NotFound),
         Transition::NowhereToGo => Err(ApiError::conflict(
             "destination_gone",

@@ -1,5 +1,6 @@
 //! The pages: rendered here, usable without JavaScript, one file each.
 
+mod deliveries;
 pub mod event;
 pub mod events;
 pub(crate) mod layout;
@@ -7,6 +8,7 @@ mod login;
 pub mod overview;
 mod register;
 mod rejections;
+mod replays;
 mod secrets;
 mod source;
 
@@ -25,6 +27,8 @@ pub fn router() -> Router<AppState> {
         .merge(overview::routes())
         .merge(events::routes())
         .merge(event::routes())
+        .merge(deliveries::routes())
+        .merge(replays::routes())
         .merge(rejections::routes())
         .merge(secrets::routes())
         .merge(source::routes())
