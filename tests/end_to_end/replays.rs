@@ -28,7 +28,7 @@ async fn wait_for_state(account: &Account, id: &str, what: &str, fits: impl Fn(&
 /// Sends events and waits until all have arrived.
 async fn deliver(sender: &Sender, sink: &Sink, path: &str, count: usize) {
     let before = sink.count(path);
-    sender.send(count).await;
+    sender.send(count as u64).await;
     sink.wait_for(path, before + count, LONG).await.unwrap();
 }
 
