@@ -88,6 +88,9 @@ async fn check_all(config: &Config, report: &mut Report) {
     if let Some(rabbit) = startup::rabbit_config(config) {
         check_broker(&rabbit, report).await;
     }
+    if let Some(proxy) = &config.egress_proxy {
+        report.add(Verdict::Ok, "egress proxy", format!("destinations are reached through {proxy}"));
+    }
     let ranges: Vec<String> = config.egress_allow.iter().map(ToString::to_string).collect();
     match ranges.as_slice() {
         [] => report.add(Verdict::Ok, "egress", "destinations reach public addresses only"),

@@ -103,6 +103,16 @@ pub(crate) const GOALS: &[Goal] = &[
         bound: AtMost(25.0),
         of: |r| r.figure("embedded.open", "p99_ms"),
     },
+    Goal {
+        name: "healthy destination's p99 beside a tarpit and a dead one / alone, RabbitMQ",
+        bound: AtMost(2.0),
+        of: |r| ratio(r, ("distributed.isolation", "p99_ms"), ("distributed.isolation", "alone_p99_ms")),
+    },
+    Goal {
+        name: "healthy destination's p99 beside a tarpit and a dead one / alone, embedded",
+        bound: AtMost(2.0),
+        of: |r| ratio(r, ("embedded.isolation", "p99_ms"), ("embedded.isolation", "alone_p99_ms")),
+    },
     Goal { name: "peak RSS of ingress, MiB", bound: AtMost(40.0), of: |r| peak(r, "memory.ingress") },
     Goal { name: "peak RSS of worker, MiB", bound: AtMost(40.0), of: |r| peak(r, "memory.worker") },
     Goal { name: "peak RSS of hookyard (embedded), MiB", bound: AtMost(40.0), of: |r| peak(r, "memory.hookyard") },

@@ -12,6 +12,7 @@ mod connection;
 mod distributed;
 mod embedded;
 mod goals;
+mod isolation;
 mod ledger;
 mod load;
 mod machine;
@@ -33,12 +34,16 @@ use anyhow::Context as _;
 use clap::{Parser, ValueEnum};
 
 use crate::measured::Run;
+use crate::product::Product;
 use crate::servers::Servers;
 
 /// A run takes three minutes on two cores; what takes much longer hangs.
 const LONGEST_RUN: Duration = Duration::from_secs(15 * 60);
 /// References are measured no longer than this.
 const LONGEST_ANCHOR: Duration = Duration::from_secs(4);
+
+/// Deliveries that a tarpit and a dead destination hold each, beside a healthy one.
+const STUCK: u64 = 10_000;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Only {
@@ -160,6 +165,9 @@ async fn measure_once(options: &Options) -> anyhow::Result<Run> {
     }
     if options.measures(Only::Embedded) {
         embedded::measure(&mut run, window, options.events).await?;
+        let product = Product::embedded().await?;
+        let names = ("embedded.isolation", "embedded");
+        isolation::measure(&mut run, product, names, window, STUCK).await?;
     }
     if options.wants(Only::Distributed) {
         let servers = Servers::start().await?;
@@ -169,6 +177,10 @@ async fn measure_once(options: &Options) -> anyhow::Result<Run> {
         anchors::confirms(&mut run, &servers, short).await?;
         if options.measures(Only::Distributed) {
             distributed::measure(&mut run, &servers, window, options.events).await?;
+            let mut product = Product::distributed(&servers).await?;
+            product.start_worker().await?;
+            let names = ("distributed.isolation", "RabbitMQ");
+            isolation::measure(&mut run, product, names, window, STUCK).await?;
         }
     }
     Ok(run)

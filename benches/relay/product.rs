@@ -88,6 +88,11 @@ impl Product {
         Ok(Self { env, door, worker: None, account, sources, destinations, queue, records, dir })
     }
 
+    /// The user who makes them.
+    pub(crate) fn account(&self) -> &Account {
+        &self.account
+    }
+
     /// Makes the sources.
     pub(crate) async fn make_sources(&mut self) -> anyhow::Result<()> {
         for _ in 0..SOURCES {

@@ -101,6 +101,7 @@ fn also(runs: &[Run], phase: &Phase) -> String {
         ("persisted_per_s", "persisted/s"),
         ("lag_ms", "ms until all was on record"),
         ("generator_lag_p99_ms", "ms p99 of the generator's own lateness"),
+        ("alone_p99_ms", "ms p99 without them"),
         ("not_accepted", "not accepted"),
     ];
     let word = |(name, words): (&str, &str)| {

@@ -8,14 +8,19 @@ use hookyard_shared::auth::Hasher;
 use hookyard_shared::catalog::Catalog;
 use hookyard_shared::config::{Config, Registration};
 use hookyard_shared::egress::Guard;
+use hookyard_shared::outgoing::Ways;
 use hookyard_shared::queue::Publisher;
 use hookyard_shared::startup::Base;
 use hookyard_shared::store::Store;
 use hookyard_shared::telemetry::Metrics;
 use hookyard_shared::vault::Vault;
 use hookyard_shared::verify::Providers;
+use tokio::sync::Semaphore;
 
 use crate::receive::{Door, Keys, Rejections};
+
+/// Tests of destinations that may be under way at once, each for some seconds.
+const TESTS_AT_ONCE: usize = 16;
 
 /// Handles to everything the ingress works with. One pointer: every request clones it.
 #[derive(Clone)]
@@ -53,6 +58,10 @@ pub struct Handles {
     pub publisher: Arc<dyn Publisher>,
     /// The receiving side's own state: limits, free space, rejections.
     pub door: Arc<Door>,
+    /// The ways to receivers, for tests of destinations.
+    pub ways: Ways,
+    /// Tests that may be under way at once.
+    pub test_turns: Semaphore,
     /// What senders publish: keys and certificates.
     pub keys: Arc<Keys>,
     /// The metrics of this process.
@@ -71,11 +80,19 @@ pub struct Parts {
 
 impl AppState {
     /// Puts the state together and starts the writer of rejections.
+    ///
+    /// # Panics
+    /// Never: without certificates of our own a client can always be made.
     pub fn new(parts: Parts) -> Self {
         let Parts { base, publisher, bound } = parts;
         let rejections = Rejections::start(base.store.clone());
-        let guard = Guard::new(base.config.egress_allow.iter().copied());
+        let guard = base.config.guard();
+        let ways = Ways::new(guard.clone(), base.store.clone(), base.vault.clone()).unwrap_or_else(|error| {
+            unreachable!("ways with no certificates of our own: {error}");
+        });
         Self(Arc::new(Handles {
+            ways,
+            test_turns: Semaphore::new(TESTS_AT_ONCE),
             keys: Keys::new(guard.clone()),
             public_url: base.config.public_url(bound),
             registration: base.config.registration(bound),

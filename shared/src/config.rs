@@ -15,6 +15,7 @@ use secrecy::SecretString;
 
 pub use settings::{SETTINGS, Setting};
 
+use crate::egress::{Guard, Proxy};
 use crate::store::StoreLocation;
 
 /// Bytes of the largest body that is taken at all.
@@ -82,6 +83,8 @@ pub struct Config {
     pub registration: Option<Registration>,
     /// Private ranges that destinations may reach.
     pub egress_allow: Vec<IpNet>,
+    /// The proxy that every connection to what users name goes through.
+    pub egress_proxy: Option<Proxy>,
     /// Peers whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Vec<IpNet>,
     /// Filter of the log, as tracing's `EnvFilter` reads it.
@@ -136,6 +139,11 @@ impl Config {
         flags: &[(String, String)],
     ) -> Result<Vec<(&'static Setting, String, String)>, ConfigError> {
         parse::describe(file, environment, flags)
+    }
+
+    /// The guard of every connection that users can cause.
+    pub fn guard(&self) -> Guard {
+        Guard::new(self.egress_allow.iter().copied()).through(self.egress_proxy.clone())
     }
 
     /// Where the store is.

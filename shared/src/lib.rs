@@ -12,6 +12,7 @@ pub mod disk;
 pub mod egress;
 pub mod id;
 pub mod model;
+pub mod outgoing;
 pub mod queue;
 pub mod signing;
 pub mod startup;

@@ -1,6 +1,8 @@
 //! Signing what Hookyard sends, as [Standard Webhooks](https://www.standardwebhooks.com) say: receivers
 //! check a relayed event with any library for that convention, whoever sent it first.
 
+mod ed25519;
+
 use std::fmt;
 
 use base64::Engine as _;
@@ -9,6 +11,8 @@ use hmac::{Hmac, KeyInit, Mac};
 use secrecy::SecretString;
 use sha2::Sha256;
 use zeroize::Zeroizing;
+
+pub use ed25519::{Ed25519Key, Ed25519KeyError};
 
 /// Stands in front of the base64 of a secret.
 const PREFIX: &str = "whsec_";

@@ -102,3 +102,57 @@ pub(crate) async fn multiply_pending(stack: &Stack, event: &str, count: i64) {
         }
     }
 }
+
+/// Runs a statement against the stack's store, with one number.
+async fn in_store(stack: &Stack, postgres: &'static str, sqlite: &'static str, number: i64) {
+    match stack.profile() {
+        Profile::Distributed => {
+            let pool = sqlx::PgPool::connect(stack.database_url().unwrap()).await.unwrap();
+            sqlx::query(postgres).bind(number).execute(&pool).await.unwrap();
+        }
+        Profile::Embedded => {
+            let path = stack.dir().join("data/hookyard.db");
+            let options = sqlx::sqlite::SqliteConnectOptions::new().filename(path).busy_timeout(SOON);
+            let pool = sqlx::SqlitePool::connect_with(options).await.unwrap();
+            sqlx::query(sqlite).bind(number).execute(&pool).await.unwrap();
+        }
+    }
+}
+
+/// Makes some of what waits look as if it had failed once.
+pub(crate) async fn make_retries(stack: &Stack, count: i64) {
+    const TEXT: &str = "UPDATE delivery SET class = 1, failures = 1 WHERE delivery_id IN (
+        SELECT delivery_id FROM delivery WHERE status = 'pending' LIMIT $1)";
+    in_store(stack, TEXT, TEXT, count).await;
+}
+
+/// Copies the subscription `count` times: more than is made through the API in a short time. The next change through the API
+/// makes every process read all of them.
+pub(crate) async fn multiply_subscriptions(stack: &Stack, subscription: &str, count: i64) {
+    let id: hookyard_shared::id::SubscriptionId = subscription.parse().unwrap();
+    const COLUMNS: &str =
+        "workspace_id, source_id, destination_id, name, enabled, revision, version, created_ms, updated_ms";
+    match stack.profile() {
+        Profile::Distributed => {
+            let pool = sqlx::PgPool::connect(stack.database_url().unwrap()).await.unwrap();
+            let text = format!(
+                "INSERT INTO subscription (subscription_id, {COLUMNS}) SELECT gen_random_uuid(), {COLUMNS} FROM subscription
+                 CROSS JOIN generate_series(1, $2) WHERE subscription_id = $1"
+            );
+            sqlx::query(sqlx::AssertSqlSafe(text)).bind(id.0).bind(count).execute(&pool).await.unwrap();
+        }
+        Profile::Embedded => {
+            let path = stack.dir().join("data/hookyard.db");
+            let options = sqlx::sqlite::SqliteConnectOptions::new().filename(path).busy_timeout(SOON);
+            let pool = sqlx::SqlitePool::connect_with(options).await.unwrap();
+            let text = format!(
+                "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < $2)
+                 INSERT INTO subscription (subscription_id, {COLUMNS}) SELECT randomblob(16), {COLUMNS} FROM subscription
+                 CROSS JOIN n WHERE subscription_id = $1"
+            );
+            sqlx::query(sqlx::AssertSqlSafe(text)).bind(id.0).bind(count).execute(&pool).await.unwrap();
+        }
+    }
+    const GAP: &str = "UPDATE catalog_version SET version = version + $1";
+    in_store(stack, GAP, GAP, 1).await;
+}

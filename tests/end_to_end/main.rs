@@ -4,7 +4,9 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod destinations;
 mod processes;
+mod receivers;
 mod replays;
 mod senders;
 mod trials;
@@ -13,6 +15,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use common::{Relay, SOON, connect, connect_with, settings, settle, stranger};
+use destinations::{
+    a_destination_can_be_tested_right_away, a_receiver_checks_our_signature_with_our_public_key,
+    a_receiver_with_its_own_authority_gets_our_certificate_over_the_http_that_was_set,
+    a_secret_is_kept_over_a_change_of_the_rest_and_does_not_follow_to_others,
+    an_access_token_is_asked_for_once_and_again_after_it_was_refused,
+    deliveries_go_through_the_operators_proxy_to_the_checked_address,
+    each_proof_arrives_and_its_secret_is_never_shown_again, events_become_messages_of_a_users_broker,
+    settings_that_contradict_each_other_are_refused_at_their_place,
+};
 use hookyard_testkit::sender::unix_now;
 use hookyard_testkit::{
     Account, Answer, Kind, Profile, Program, Scheme, Script, Sender, Sink, Stack, wait_for, wait_until,
@@ -440,4 +451,13 @@ on_both! {
     what_was_refused_is_taken_in_order_once_its_secret_is_right
     trigger_sends_a_test_event_from_the_command_line
     a_rotated_secret_signs_beside_the_old_one_until_the_overlap_ends
+    each_proof_arrives_and_its_secret_is_never_shown_again
+    a_secret_is_kept_over_a_change_of_the_rest_and_does_not_follow_to_others
+    settings_that_contradict_each_other_are_refused_at_their_place
+    a_receiver_checks_our_signature_with_our_public_key
+    an_access_token_is_asked_for_once_and_again_after_it_was_refused
+    a_receiver_with_its_own_authority_gets_our_certificate_over_the_http_that_was_set
+    deliveries_go_through_the_operators_proxy_to_the_checked_address
+    events_become_messages_of_a_users_broker
+    a_destination_can_be_tested_right_away
 }

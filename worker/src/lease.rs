@@ -19,18 +19,52 @@ const MARGIN: Duration = Duration::from_millis(500);
 
 struct Current {
     id: WorkerId,
-    /// Local end: counted from before the renewal was asked for.
-    until: Instant,
+    term: Term,
     /// Fires when the lease ends without a renewal.
     fence: CancellationToken,
+}
+
+/// When a lease stands, as its holder sees it. Pure: times are what its caller says, since some beginning.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Term {
+    ttl: Duration,
+    /// Local end: counted from before the renewal was asked for.
+    until: Duration,
     /// Since when it was renewed in time, each time.
-    steady_since: Instant,
+    steady_since: Duration,
+}
+
+impl Term {
+    /// A lease that was asked for at `asked`.
+    pub(crate) fn begun(ttl: Duration, asked: Duration) -> Self {
+        Self { ttl, until: asked + ttl.saturating_sub(MARGIN), steady_since: asked }
+    }
+
+    /// Whether anything may be done under it.
+    pub(crate) fn stands(&self, now: Duration) -> bool {
+        now < self.until
+    }
+
+    /// It was prolonged; that was asked for at `asked`.
+    pub(crate) fn renewed(&mut self, asked: Duration, now: Duration) {
+        if !self.stands(now) {
+            self.steady_since = now;
+        }
+        self.until = asked + self.ttl.saturating_sub(MARGIN);
+    }
+
+    /// Whether the store has answered in time for as long as a lease lasts, so that who has not renewed is dead.
+    pub(crate) fn is_steady(&self, now: Duration) -> bool {
+        self.stands(now) && now.saturating_sub(self.steady_since) >= self.ttl
+    }
 }
 
 /// The lease of this run.
 pub struct Lease {
     store: Store,
     ttl: Duration,
+    /// The beginning that its times count from.
+    began: Instant,
     current: Mutex<Current>,
 }
 
@@ -41,10 +75,10 @@ impl Lease {
     /// When the store does not answer.
     pub async fn register(base: &Base) -> StoreResult<Self> {
         let ttl = base.config.worker_lease;
-        let asked = Instant::now();
+        let began = Instant::now();
         let id = enter(&base.store, ttl).await?;
-        let current = Current { id, until: asked + ttl - MARGIN, fence: CancellationToken::new(), steady_since: asked };
-        Ok(Self { store: base.store.clone(), ttl, current: Mutex::new(current) })
+        let current = Current { id, term: Term::begun(ttl, Duration::ZERO), fence: CancellationToken::new() };
+        Ok(Self { store: base.store.clone(), ttl, began, current: Mutex::new(current) })
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Current> {
@@ -63,31 +97,30 @@ impl Lease {
             return None;
         }
         let current = self.lock();
-        (Instant::now() < current.until).then(|| (current.id, current.fence.clone()))
+        current.term.stands(self.now()).then(|| (current.id, current.fence.clone()))
     }
 
-    fn renewed(&self, asked: Instant) {
+    fn now(&self) -> Duration {
+        self.began.elapsed()
+    }
+
+    fn renewed(&self, asked: Duration) {
         let mut current = self.lock();
-        if Instant::now() >= current.until {
-            current.steady_since = Instant::now();
-        }
-        current.until = asked + self.ttl - MARGIN;
+        current.term.renewed(asked, self.now());
         if current.fence.is_cancelled() {
             current.fence = CancellationToken::new();
         }
     }
 
-    fn replaced(&self, id: WorkerId, asked: Instant) {
+    fn replaced(&self, id: WorkerId, asked: Duration) {
         let mut current = self.lock();
         current.fence.cancel();
-        let fence = CancellationToken::new();
-        *current = Current { id, until: asked + self.ttl - MARGIN, fence, steady_since: asked };
+        *current = Current { id, term: Term::begun(self.ttl, asked), fence: CancellationToken::new() };
     }
 
     /// Whether the store has answered in time for as long as a lease lasts, so that who has not renewed is dead.
     fn is_steady(&self) -> bool {
-        let current = self.lock();
-        Instant::now() < current.until && current.steady_since.elapsed() >= self.ttl
+        self.lock().term.is_steady(self.now())
     }
 
     /// The time between two renewals, and between two looks after leases and slots.
@@ -98,7 +131,7 @@ impl Lease {
     /// Ends what is under way if the lease has ended.
     fn check(&self) {
         let current = self.lock();
-        if Instant::now() >= current.until && !current.fence.is_cancelled() {
+        if !current.term.stands(self.now()) && !current.fence.is_cancelled() {
             tracing::warn!(
                 "the lease could not be renewed in time; attempts under way are cut off until the store answers"
             );
@@ -181,13 +214,13 @@ pub(crate) async fn fence(worker: Worker, stop: CancellationToken) {
 
 async fn renew_once(worker: &Worker) -> StoreResult<()> {
     let store = &worker.base.store;
-    let asked = Instant::now();
+    let asked = worker.lease.now();
     if store.renew_worker(worker.lease.id(), millis(worker.lease.ttl)).await? {
         worker.lease.renewed(asked);
         return Ok(());
     }
     // Taken over: what waited in the lanes is somebody else's now, and so are the slots.
-    let asked = Instant::now();
+    let asked = worker.lease.now();
     let id = enter(store, worker.lease.ttl).await?;
     worker.lease.replaced(id, asked);
     worker.lanes.forget();

@@ -16,12 +16,14 @@ mod replay;
 pub mod retention;
 pub mod route;
 pub mod schedule;
+#[cfg(test)]
+mod simulation;
 mod supervise;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use hookyard_shared::egress::{Client, ClientOptions, Guard};
+use hookyard_shared::outgoing::Ways;
 use hookyard_shared::queue::Consumers;
 use hookyard_shared::startup::Base;
 use tokio_util::sync::CancellationToken;
@@ -57,11 +59,11 @@ pub async fn run(base: Base, consumers: Consumers, shutdown: CancellationToken) 
     }
     base.store.reap_workers().await?;
     let lease = Arc::new(Lease::register(&base).await?);
-    let client = Client::new(Guard::new(base.config.egress_allow.iter().copied()), ClientOptions::default())?;
+    let ways = Ways::new(base.config.guard(), base.store.clone(), base.vault.clone())?;
     let in_hand = InHand::default();
     let (due, came_due) = tokio::sync::mpsc::unbounded_channel();
     let (recorder, mut recording) = Recorder::start(base.store.clone(), in_hand.clone(), due);
-    let lanes = Arc::new(Lanes::new(base.clone(), lease.clone(), client, recorder, in_hand));
+    let lanes = Arc::new(Lanes::new(base.clone(), lease.clone(), ways, recorder, in_hand));
     let worker = Worker { base, lease, lanes };
 
     let stop = CancellationToken::new();

@@ -120,6 +120,7 @@ async fn record_bare(store: &Store, owner: WorkerId, record: &AttemptRecord, ref
     let bare = AttemptRecord {
         error: None,
         address: None,
+        request: None,
         response_headers: Vec::new(),
         response_body: Vec::new(),
         response_truncated: true,

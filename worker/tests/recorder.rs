@@ -28,6 +28,7 @@ fn record(delivery_id: DeliveryId, error: Option<&str>) -> AttemptRecord {
         error_code: None,
         error: error.map(str::to_owned),
         address: None,
+        request: None,
         timings: "{}".into(),
         response_headers: Vec::new(),
         response_body: Vec::new(),

@@ -103,6 +103,11 @@ struct AttemptView {
     error_code: Option<String>,
     /// The error in words.
     error: Option<String>,
+    /// The address that was connected to.
+    #[schema(example = "93.184.216.34:443")]
+    address: Option<String>,
+    /// The head of the request: its first line, and the header lines that are not the sender's. Secrets are masked.
+    request: Option<String>,
     /// Milliseconds by phase.
     #[schema(value_type = Option<Object>)]
     timings: Option<serde_json::Value>,
@@ -149,6 +154,8 @@ impl From<Attempt> for AttemptView {
             status_code: row.status_code,
             error_code: row.error_code,
             error: row.error,
+            address: row.address,
+            request: row.request,
             timings: row.timings.and_then(|text| serde_json::from_str(&text).ok()),
             response_headers: header_lines(row.response_headers.as_deref().unwrap_or_default()),
             response_body: row.response_body.map(|body| String::from_utf8_lossy(&body).into_owned()),
@@ -170,6 +177,8 @@ impl AttemptView {
             status_code: None,
             error_code: None,
             error: None,
+            address: None,
+            request: None,
             timings: None,
             response_headers: Vec::new(),
             response_body: None,

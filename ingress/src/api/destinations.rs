@@ -1,5 +1,9 @@
 //! `/destinations`: where events are relayed to.
 
+mod broker;
+mod connection;
+mod connection_view;
+mod probe;
 mod rotate;
 mod view;
 
@@ -10,6 +14,8 @@ use axum::http::{HeaderName, HeaderValue, StatusCode};
 use hookyard_shared::auth::Scope;
 use hookyard_shared::egress::DialError;
 use hookyard_shared::id::DestinationId;
+use hookyard_shared::model::HttpVersion;
+use hookyard_shared::model::connection::Signature;
 use hookyard_shared::signing::SigningSecret;
 use hookyard_shared::store::destinations::Destination;
 use secrecy::ExposeSecret as _;
@@ -24,6 +30,7 @@ use super::extract::{ApiJson, IfMatch, Listing, PageQuery, PathId, Principal, et
 use super::pause::{Way, release, set_destination_paused};
 use super::policy::{PolicyChange, Resume, RetryField as Retry};
 use crate::state::AppState;
+use connection::{AuthField, ConnectionChange, HeaderField, RabbitmqField, TlsField};
 pub(crate) use rotate::{OVERLAP_S, rotate_secret};
 use view::{CreatedDestination, DestinationView, EnabledDestination, InspectionView};
 
@@ -45,6 +52,7 @@ pub fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(enable))
         .routes(routes!(inspections))
         .merge(rotate::routes())
+        .merge(probe::routes())
 }
 
 /// What receives.
@@ -56,6 +64,18 @@ enum Kind {
     Http,
     /// Hookyard itself, which keeps what it receives for people to look at.
     Inspector,
+    /// An exchange of a RabbitMQ.
+    Rabbitmq,
+}
+
+impl Kind {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Inspector => "inspector",
+            Self::Rabbitmq => "rabbitmq",
+        }
+    }
 }
 
 /// A new destination.
@@ -68,7 +88,7 @@ struct NewDestination {
     /// What receives.
     #[serde(default)]
     kind: Kind,
-    /// Where to, for `http`.
+    /// Where to: a URL of http or https, or `amqps://user:password@host:port/vhost` for `rabbitmq`.
     #[serde(default)]
     #[schema(example = "https://orders.example.com/webhooks")]
     url: Option<String>,
@@ -104,6 +124,27 @@ struct NewDestination {
     #[serde(default)]
     #[schema(value_type = Option<u64>, minimum = 1, maximum = 2592000)]
     max_age_s: Option<u64>,
+    /// What proves us to the receiver besides the signature; nothing unless given.
+    #[serde(default)]
+    auth: Option<AuthField>,
+    /// What stands in `webhook-signature`: `hmac` unless given, `ed25519` (a key of ours, the answer has the public one) or
+    /// `both`.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    signature: Option<Signature>,
+    /// Headers that every request has.
+    #[serde(default)]
+    headers: Option<Vec<HeaderField>>,
+    /// How TLS is set up.
+    #[serde(default)]
+    tls: Option<TlsField>,
+    /// Which HTTP is spoken: `auto` unless given, `http1` or `http2`.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    http: Option<HttpVersion>,
+    /// Where on a RabbitMQ events go, for `rabbitmq`.
+    #[serde(default)]
+    rabbitmq: Option<RabbitmqField>,
     /// What an inspector answers.
     #[serde(default)]
     inspector: Option<InspectorAnswer>,
@@ -219,6 +260,32 @@ struct DestinationChange {
     #[serde(default, deserialize_with = "present")]
     #[schema(value_type = Option<u64>, minimum = 1, maximum = 2592000)]
     max_age_s: Option<Option<u64>>,
+    /// What proves us to the receiver besides the signature. A secret that is left out stays as it is, here and
+    /// below, while the rest says that it is for the same receiver.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<AuthField>)]
+    auth: Option<Option<AuthField>>,
+    /// What stands in `webhook-signature`: `hmac`, `ed25519` (a key of ours, the answer has the public one) or
+    /// `both`.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<String>)]
+    signature: Option<Option<Signature>>,
+    /// Headers that every request has.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<Vec<HeaderField>>)]
+    headers: Option<Option<Vec<HeaderField>>>,
+    /// How TLS is set up.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<TlsField>)]
+    tls: Option<Option<TlsField>>,
+    /// Which HTTP is spoken: `auto`, `http1` or `http2`.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<String>)]
+    http: Option<Option<HttpVersion>>,
+    /// Where on a RabbitMQ events go, for `rabbitmq`.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<RabbitmqField>)]
+    rabbitmq: Option<Option<RabbitmqField>>,
     /// What an inspector answers.
     #[serde(default)]
     inspector: Option<InspectorAnswer>,
@@ -266,7 +333,7 @@ async fn create(
         destination_id: id.0,
         workspace_id: principal.workspace_id.0,
         name: checked_name(&new.name, &mut errors),
-        kind: if new.kind == Kind::Inspector { "inspector" } else { "http" }.to_owned(),
+        kind: new.kind.as_str().to_owned(),
         url: None,
         enabled: new.enabled.unwrap_or(true),
         disabled_by: (new.enabled == Some(false)).then(|| "person".to_owned()),
@@ -299,8 +366,19 @@ async fn create(
     destination.policy = rules.apply(None, &mut errors);
     set_inspector(&mut destination, new.inspector, &mut errors);
     check_limits(&destination, &mut errors);
+    let mut change = ConnectionChange {
+        auth: new.auth.map(Some),
+        signature: new.signature.map(Some),
+        headers: new.headers.map(Some),
+        tls: new.tls.map(Some),
+        http: new.http.map(Some),
+        rabbitmq: new.rabbitmq.map(Some),
+        url: None,
+    };
     let mut warning = None;
     match (new.kind, new.url) {
+        (Kind::Rabbitmq, Some(url)) => change.url = Some(url),
+        (Kind::Rabbitmq, None) => errors.push(field("/url", "needed: at which broker should the messages arrive?")),
         (Kind::Http, Some(url)) => (destination.url, warning) = checked_url(&state, &url, &mut errors).await,
         (Kind::Http, None) => errors.push(field("/url", "needed: where should the webhooks go?")),
         (Kind::Inspector, Some(_)) => {
@@ -308,6 +386,7 @@ async fn create(
         }
         (Kind::Inspector, None) => {}
     }
+    warning = change.apply(&state, &mut destination, &mut errors).await.or(warning);
     if !errors.is_empty() {
         return Err(ApiError::Validation(errors));
     }
@@ -379,11 +458,22 @@ async fn update(
     destination.timeout_ms = change.timeout_ms.unwrap_or(destination.timeout_ms);
     set_inspector(&mut destination, change.inspector, &mut errors);
     check_limits(&destination, &mut errors);
+    let mut connection = ConnectionChange {
+        auth: change.auth,
+        signature: change.signature,
+        headers: change.headers,
+        tls: change.tls,
+        http: change.http,
+        rabbitmq: change.rabbitmq,
+        url: None,
+    };
     match change.url {
         Some(_) if destination.kind == "inspector" => errors.push(field("/url", "an inspector has no URL")),
+        Some(url) if destination.kind == "rabbitmq" => connection.url = Some(url),
         Some(url) => destination.url = checked_url(&state, &url, &mut errors).await.0,
         None => {}
     }
+    connection.apply(&state, &mut destination, &mut errors).await;
     if !errors.is_empty() {
         return Err(ApiError::Validation(errors));
     }

@@ -77,12 +77,13 @@ impl Resume {
 impl<S: Send + Sync> FromRequest<S> for Resume {
     type Rejection = ApiError;
 
-    /// An empty body means: at once.
+    /// An empty body, or null, means: at once.
     async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
         if request.body().is_end_stream() {
             return Ok(Self::default());
         }
-        ApiJson::from_request(request, state).await.map(|ApiJson(resume)| resume)
+        let ApiJson(resume) = ApiJson::<Option<Self>>::from_request(request, state).await?;
+        Ok(resume.unwrap_or_default())
     }
 }
 

@@ -75,6 +75,8 @@ struct AttemptLine {
     state: String,
     answer: String,
     error: String,
+    address: String,
+    request: String,
     body: String,
     truncated: bool,
 }
@@ -158,8 +160,15 @@ impl AttemptLine {
             number: row.number,
             started: Some(Moment::of(row.started_ms)),
             duration: format!("{} ms", row.finished_ms - row.started_ms),
+            answer: match row.status_code {
+                Some(status) => format!("HTTP {status}"),
+                // A broker's confirm has no status.
+                None if row.state == "succeeded" => "confirmed".to_owned(),
+                None => "no answer".to_owned(),
+            },
             state: row.state,
-            answer: row.status_code.map_or_else(|| "no answer".to_owned(), |status| format!("HTTP {status}")),
+            address: row.address.unwrap_or_default(),
+            request: row.request.unwrap_or_default(),
             error: row.error.or(row.error_code).unwrap_or_default(),
             body: row.response_body.map(|body| String::from_utf8_lossy(&body).into_owned()).unwrap_or_default(),
             truncated: row.response_truncated,
@@ -174,6 +183,8 @@ impl AttemptLine {
             state: "started".to_owned(),
             answer: "no answer yet".to_owned(),
             error: String::new(),
+            address: String::new(),
+            request: String::new(),
             body: String::new(),
             truncated: false,
         }
@@ -349,6 +360,7 @@ mod tests {
         let mut line = DeliveryLine::new(&delivery("leased"), evil.into(), Vec::new());
         line.attempts[0].body = evil.into();
         line.attempts[0].error = evil.into();
+        line.attempts[0].request = evil.into();
         let page = EventPage {
             user: None,
             id: "evt_1".into(),

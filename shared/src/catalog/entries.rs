@@ -6,11 +6,13 @@ use std::time::Duration;
 use http::{Method, Uri};
 use ipnet::IpNet;
 use secrecy::{ExposeSecret as _, SecretString};
+use url::Url;
 
 use crate::clock::Millis;
 use crate::egress::to_uri;
 use crate::id::{DestinationId, SourceId, SubscriptionId, WorkspaceId};
 use crate::model::{DeliveryPolicy, PolicyRules};
+use crate::outgoing::Outgoing;
 use crate::signing::SigningSecret;
 use crate::store::sources::SecretPurpose;
 use crate::store::{DestinationRow, SecretRow, SourceRow, SubscriptionRow};
@@ -66,6 +68,8 @@ impl std::fmt::Debug for Source {
 pub enum DestinationKind {
     /// A receiver on the network.
     Http(Uri),
+    /// A RabbitMQ, by its address without the password.
+    Rabbitmq(Url),
     /// Kept by ourselves and answered as set.
     Inspector {
         /// The answer's status.
@@ -100,6 +104,8 @@ pub struct Destination {
     signing: Vec<SigningSecret>,
     /// Until when the one before signs as well.
     previous_until: Option<Millis>,
+    /// How it is connected to, and what proves us there besides the signature.
+    pub outgoing: Arc<Outgoing>,
 }
 
 impl Destination {
@@ -220,6 +226,8 @@ pub(super) fn destination(row: DestinationRow, vault: &Vault) -> Destination {
         Ok(secret) => (vec![secret], None),
         Err(error) => (vec![], Some(error)),
     };
+    let outgoing = Outgoing::open(row.destination_id, row.connection.as_deref(), row.credentials.as_deref(), vault);
+    let broken = broken.or_else(|| outgoing.as_ref().err().cloned());
     signing.extend(row.previous_secret.as_deref().filter(|_| broken.is_none()).and_then(|sealed| opened(sealed).ok()));
     Destination {
         id: row.destination_id.into(),
@@ -233,6 +241,7 @@ pub(super) fn destination(row: DestinationRow, vault: &Vault) -> Destination {
         timeout: Duration::from_millis(row.timeout_ms.max(1).unsigned_abs()),
         signing,
         previous_until: row.previous_until_ms,
+        outgoing: Arc::new(outgoing.unwrap_or_default()),
     }
 }
 
@@ -243,7 +252,10 @@ fn kind(row: &DestinationRow) -> Result<DestinationKind, String> {
         return Ok(DestinationKind::Inspector { status, delay });
     }
     let url = row.url.as_deref().unwrap_or_default();
-    let url = url::Url::parse(url).map_err(|error| format!("the stored URL: {error}"))?;
+    let url = Url::parse(url).map_err(|error| format!("the stored URL: {error}"))?;
+    if row.kind == "rabbitmq" {
+        return Ok(DestinationKind::Rabbitmq(url));
+    }
     to_uri(&url).map(DestinationKind::Http).map_err(|error| format!("the stored URL: {error}"))
 }
 

@@ -182,6 +182,9 @@ impl Values {
                 _ => Err("must be open, invite or closed".into()),
             })?,
             egress_allow: self.parse("egress_allow", ranges)?,
+            egress_proxy: self.optional("egress_proxy", |text| {
+                text.parse().map_err(|error: crate::egress::ProxyError| error.to_string())
+            })?,
             trusted_proxies: self.parse("trusted_proxies", ranges)?,
             log: self.parse("log", |text| Ok(text.to_owned()))?,
             log_format: self.optional("log_format", |text| match text {
@@ -327,6 +330,10 @@ mod tests {
             (
                 &[("HOOKYARD_AMQP_URL", "amqp://a"), ("HOOKYARD_DATABASE_URL", "postgres://a")],
                 "HOOKYARD_ENCRYPTION_KEY is missing",
+            ),
+            (
+                &[("HOOKYARD_EGRESS_PROXY", "https://u:canary@p:1")],
+                "HOOKYARD_EGRESS_PROXY: `(hidden)` must be a proxy like",
             ),
             (&[("HOOKYARD_EGRESS_ALLOW", "10.0.0.0/8, x")], "has `x`, which is not a range"),
         ] {

@@ -37,6 +37,7 @@ pub const SETTINGS: &[Setting] = &[
     secret("encryption_key", "32 bytes in base64; the embedded profile makes its own"),
     plain("registration", "", "open, invite or closed; open by default on loopback only"),
     plain("egress_allow", "", "private address ranges that destinations may reach, comma separated"),
+    secret("egress_proxy", "http://user:password@host:port of a proxy that webhooks go out through by CONNECT"),
     plain(
         "trusted_proxies",
         "",

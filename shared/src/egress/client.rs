@@ -23,14 +23,14 @@ use hyper::body::Incoming;
 use hyper_util::client::legacy;
 use hyper_util::client::legacy::connect::{CaptureConnection, capture_connection};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
-use rustls::RootCertStore;
-use rustls::pki_types::CertificateDer;
 
 use super::connector::{ConnectionInfo, Connector};
 use super::dial::DialTimeouts;
-use super::error::{AttemptError, Phase};
+use super::error::{AttemptError, Phase, TlsFailure};
 use super::guard::Guard;
+use super::profile::{Profile, ProfileError};
 use super::progress::{self, Dialing};
+use crate::model::HttpVersion;
 
 /// How much of an answer's body is read and kept, in bytes.
 pub const MAX_ANSWER_BODY: usize = 20 * 1024;
@@ -40,6 +40,9 @@ pub const MAX_ANSWER_HEADERS: usize = 16 * 1024;
 
 /// How large the head of an answer may be before the answer is invalid, in bytes.
 pub const MAX_ANSWER_HEAD: usize = 64 * 1024;
+
+/// How often a busy connection of HTTP/2 is asked for a sign of life, and how long it may take to give it.
+const HTTP2_PING: Duration = Duration::from_secs(10);
 
 /// Headers that the connection itself sets. Taken over from elsewhere they would contradict the
 /// framing of the request, which is how requests get smuggled.
@@ -70,8 +73,8 @@ pub struct ClientOptions {
     /// How long a connection is used. The pool knows hosts, not addresses, so without a limit a
     /// busy connection would outlive any change of the host's DNS records.
     pub max_connection_age: Duration,
-    /// Certificate authorities to trust in addition to the public ones.
-    pub extra_roots: Vec<CertificateDer<'static>>,
+    /// How connections are secured, and which HTTP is spoken on them.
+    pub profile: Profile,
 }
 
 impl Default for ClientOptions {
@@ -82,7 +85,7 @@ impl Default for ClientOptions {
             idle_timeout: Duration::from_secs(30),
             max_idle_per_host: 1024,
             max_connection_age: Duration::from_secs(45),
-            extra_roots: vec![],
+            profile: Profile::default(),
         }
     }
 }
@@ -153,16 +156,24 @@ pub struct Client {
 }
 
 impl Client {
-    /// A client with its own pool of connections. Fails only if a certificate in `extra_roots`
-    /// cannot be read.
-    pub fn new(guard: Guard, options: ClientOptions) -> Result<Self, rustls::Error> {
-        let tls = Arc::new(tls_config(options.extra_roots)?);
-        let connector = Connector::new(guard, options.dial, options.tls_timeout, tls);
+    /// A client with its own pool of connections.
+    ///
+    /// # Errors
+    /// When the certificates of the profile cannot be used.
+    pub fn new(guard: Guard, options: ClientOptions) -> Result<Self, ProfileError> {
+        let tls = Arc::new(options.profile.tls_config()?);
+        let http = options.profile.http();
+        let connector = Connector::new(guard, options.dial, options.tls_timeout, tls, http);
         let pool = legacy::Client::builder(TokioExecutor::new())
+            .timer(TokioTimer::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(options.idle_timeout)
             .pool_max_idle_per_host(options.max_idle_per_host)
             .http1_max_buf_size(MAX_ANSWER_HEAD)
+            .http2_only(http == HttpVersion::Http2)
+            .http2_max_header_list_size(MAX_ANSWER_HEAD as u32)
+            .http2_keep_alive_interval(HTTP2_PING)
+            .http2_keep_alive_timeout(HTTP2_PING)
             .retry_canceled_requests(true) // only what was never written, see above
             .build(connector);
         Ok(Self { pool, max_connection_age: options.max_connection_age })
@@ -192,9 +203,13 @@ impl Client {
             }
             Ok(Err(error)) => {
                 tracing::debug!(error = ?error, "request failed");
-                (Err(AttemptError::from_client(&error)), None, None)
+                (Err(connection.explain(AttemptError::from_client(&error))), None, None)
             }
-            Err(_) => (Err(AttemptError::Timeout(connection.phase)), None, None),
+            Err(_) => {
+                // A connection of HTTP/2 outlives its requests: one that has gone silent must get no more of them.
+                retire(&captured);
+                (Err(AttemptError::Timeout(connection.phase)), None, None)
+            }
         };
         // Without a connection there was nothing to wait for.
         let before = connection.before();
@@ -225,6 +240,9 @@ struct Measured {
     address: Option<SocketAddr>,
     since: Option<Instant>,
     is_up: bool,
+    /// The connection is new, and the receiver asked for a certificate of ours.
+    asked: bool,
+    http2: bool,
     phase: Phase,
 }
 
@@ -244,9 +262,30 @@ impl Measured {
         if let Some(dialing) = &mut dialing {
             dialing.close_phase(now);
         }
+        let http2 = info.is_some_and(|info| info.http2);
+        let asked = dialing.is_some() && info.is_some_and(|info| info.asked);
         let dialed = dialing.map_or(Dialed::default(), |it| Dialed { dns: it.dns, connect: it.connect, tls: it.tls });
         let address = info.map(|info| info.address).or(dialing.and_then(|dialing| dialing.address));
-        Self { dialed, address, since: info.map(|info| info.since), is_up: info.is_some(), phase }
+        Self { dialed, address, since: info.map(|info| info.since), is_up: info.is_some(), asked, http2, phase }
+    }
+
+    /// A receiver that refuses our certificate says so in an alert, which is lost if it closes the connection while our
+    /// request arrives.
+    fn explain(&self, error: AttemptError) -> AttemptError {
+        let ended = match &error {
+            AttemptError::ConnectionReset | AttemptError::ConnectionClosed => true,
+            // Of an error of TLS, too, HTTP/2 keeps no more than that the data were invalid.
+            AttemptError::InvalidResponse(_) => self.http2,
+            _ => false,
+        };
+        match error {
+            _ if ended && self.asked => {
+                let what = "it asked for one and closed the connection";
+                AttemptError::Tls(TlsFailure::ClientCertificate(what.to_owned()))
+            }
+            AttemptError::InvalidResponse(what) if self.http2 => AttemptError::Http2(what),
+            error => error,
+        }
     }
 
     fn before(&self) -> Duration {
@@ -255,11 +294,16 @@ impl Measured {
 
     fn retire_after(&self, max_age: Duration, captured: &CaptureConnection, now: Instant) {
         let age = self.since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
-        if age > max_age
-            && let Some(connected) = captured.connection_metadata().as_ref()
-        {
-            connected.poison(); // finishes this exchange and is not pooled again
+        if age > max_age {
+            retire(captured);
         }
+    }
+}
+
+/// Lets a connection finish its exchanges and get no others.
+fn retire(captured: &CaptureConnection) {
+    if let Some(connected) = captured.connection_metadata().as_ref() {
+        connected.poison();
     }
 }
 
@@ -315,18 +359,4 @@ fn bounded(headers: HeaderMap) -> (HeaderMap, bool) {
 
 fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
-}
-
-fn tls_config(extra_roots: Vec<CertificateDer<'static>>) -> Result<rustls::ClientConfig, rustls::Error> {
-    let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
-    for root in extra_roots {
-        roots.add(root)?;
-    }
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(config)
 }

@@ -7,7 +7,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -25,7 +25,9 @@ use tokio_rustls::client::TlsStream;
 use super::dial::{DialError, DialTimeouts, dial};
 use super::error::{Phase, TlsFailure};
 use super::guard::Guard;
+use super::profile::NotesAsking;
 use super::progress;
+use crate::model::HttpVersion;
 
 /// What the client knows about the connection that carried a request.
 #[derive(Debug, Clone, Copy)]
@@ -34,6 +36,10 @@ pub(super) struct ConnectionInfo {
     pub(super) serial: u64,
     pub(super) address: SocketAddr,
     pub(super) since: Instant,
+    /// The receiver asked for a certificate of ours.
+    pub(super) asked: bool,
+    /// HTTP/2 was agreed on.
+    pub(super) http2: bool,
 }
 
 /// Why the connector has no connection.
@@ -45,6 +51,8 @@ pub(super) enum ConnectError {
     Tls(TlsFailure),
     #[error("the TLS handshake took too long")]
     TlsTimeout,
+    #[error("the receiver offers no HTTP/2")]
+    NoHttp2,
     #[error("the URL is not one of http or https with a host")]
     Target,
 }
@@ -57,7 +65,8 @@ struct Inner {
     guard: Guard,
     timeouts: DialTimeouts,
     tls_timeout: Duration,
-    tls: TlsConnector,
+    tls: Arc<rustls::ClientConfig>,
+    http: HttpVersion,
     next_serial: AtomicU64,
 }
 
@@ -67,9 +76,9 @@ impl Connector {
         timeouts: DialTimeouts,
         tls_timeout: Duration,
         tls: Arc<rustls::ClientConfig>,
+        http: HttpVersion,
     ) -> Self {
-        let tls = TlsConnector::from(tls);
-        Self(Arc::new(Inner { guard, timeouts, tls_timeout, tls, next_serial: AtomicU64::new(0) }))
+        Self(Arc::new(Inner { guard, timeouts, tls_timeout, tls, http, next_serial: AtomicU64::new(0) }))
     }
 }
 
@@ -86,23 +95,45 @@ impl Inner {
         let serial = self.next_serial.fetch_add(1, Ordering::Relaxed);
         progress::begin(serial);
         let (tcp, timings) = dial(host, port, &self.guard, self.timeouts).await?;
-        let stream = if is_secure { Stream::Tls(Box::new(self.secure(host, tcp).await?)) } else { Stream::Plain(tcp) };
-        let info = ConnectionInfo { serial, address: timings.address, since: Instant::now() };
+        let (stream, asked) = if is_secure {
+            let (stream, asked) = self.secure(host, tcp).await?;
+            (Stream::Tls(Box::new(stream)), asked)
+        } else {
+            (Stream::Plain(tcp), false)
+        };
+        let http2 = matches!(&stream, Stream::Tls(stream) if speaks_http2(stream));
+        let info = ConnectionInfo { serial, address: timings.address, since: Instant::now(), asked, http2 };
         Ok(TokioIo::new(Io { stream, info }))
     }
 
-    async fn secure(&self, host: &str, tcp: TcpStream) -> Result<TlsStream<TcpStream>, ConnectError> {
+    /// The stream with TLS on it, and whether the receiver asked for a certificate.
+    async fn secure(&self, host: &str, tcp: TcpStream) -> Result<(TlsStream<TcpStream>, bool), ConnectError> {
         let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
         let name = host.strip_suffix('.').unwrap_or(host).to_owned();
         let name = ServerName::try_from(name).map_err(|_| ConnectError::Target)?;
         progress::enter(Phase::Secure);
-        let stream = tokio::time::timeout(self.tls_timeout, self.tls.connect(name, tcp))
+        let inner = Arc::clone(&self.tls.client_auth_cert_resolver);
+        let asking = Arc::new(NotesAsking { inner, asked: AtomicBool::new(false) });
+        let mut config = (*self.tls).clone(); // pointers, for the most part
+        config.client_auth_cert_resolver = Arc::<NotesAsking>::clone(&asking);
+        let connector = TlsConnector::from(Arc::new(config));
+        let stream = tokio::time::timeout(self.tls_timeout, connector.connect(name, tcp))
             .await
             .map_err(|_| ConnectError::TlsTimeout)?
-            .map_err(|error| ConnectError::Tls(TlsFailure::from_io(&error)))?;
+            .map_err(|error| match TlsFailure::from_io(&error) {
+                TlsFailure::NoCommonProtocol if self.http == HttpVersion::Http2 => ConnectError::NoHttp2,
+                failure => ConnectError::Tls(failure),
+            })?;
+        if self.http == HttpVersion::Http2 && !speaks_http2(&stream) {
+            return Err(ConnectError::NoHttp2);
+        }
         progress::leave();
-        Ok(stream)
+        Ok((stream, asking.asked.load(Ordering::Relaxed)))
     }
+}
+
+fn speaks_http2(stream: &TlsStream<TcpStream>) -> bool {
+    stream.get_ref().1.alpn_protocol() == Some(b"h2")
 }
 
 impl tower_service::Service<Uri> for Connector {
@@ -133,7 +164,11 @@ enum Stream {
 
 impl Connection for Io {
     fn connected(&self) -> Connected {
-        Connected::new().extra(self.info)
+        let connected = Connected::new().extra(self.info);
+        match &self.stream {
+            Stream::Tls(stream) if speaks_http2(stream) => connected.negotiated_h2(),
+            _ => connected,
+        }
     }
 }
 

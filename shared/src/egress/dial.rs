@@ -12,7 +12,7 @@ use super::guard::{self, Denied, Guard};
 use super::progress;
 
 /// A name with more addresses than this is tried no further; all of them are still checked.
-const ADDRESSES_TRIED: usize = 8;
+pub(super) const ADDRESSES_TRIED: usize = 8;
 
 /// How long the parts of a connection may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,6 +64,24 @@ pub enum DialError {
     /// The connection was reset while it was being made.
     #[error("the connection was reset; check the receiver and what stands in front of it")]
     Reset,
+    /// The operator's egress proxy is away.
+    #[error("the operator's egress proxy does not answer; the operator should check it")]
+    ProxyUnreachable,
+    /// The egress proxy wants another user or password.
+    #[error(
+        "the operator's egress proxy refused our user name or password; the operator should check HOOKYARD_EGRESS_PROXY"
+    )]
+    ProxyAuth,
+    /// The egress proxy does not allow this address; its status.
+    #[error(
+        "the operator's egress proxy does not allow this connection (status {0}); the operator should check the proxy's rules"
+    )]
+    ProxyRefused(u16),
+    /// The egress proxy could not connect to the address; its status.
+    #[error(
+        "the egress proxy could not connect to the receiver (status {0}); check that the receiver is running and that the port is right"
+    )]
+    ProxyTarget(u16),
     /// Another error of the network.
     #[error("the connection failed: {0}")]
     Io(#[source] io::Error),
@@ -87,7 +105,8 @@ impl DialError {
 /// Resolves a host, checks every address, and connects to one of the checked addresses.
 ///
 /// `host` is a name or an IP literal, with or without brackets. Addresses are tried in turn, each
-/// with an equal share of the time that is left. The stream has `TCP_NODELAY` set.
+/// with an equal share of the time that is left. The stream has `TCP_NODELAY` set. Where the operator has set a proxy,
+/// the stream is a tunnel through it to the checked address.
 pub async fn dial(
     host: &str,
     port: u16,
@@ -111,7 +130,10 @@ pub async fn dial(
         progress::leave();
     }
     progress::enter(Phase::Connect);
-    let (stream, address) = connect(&addresses, timeouts.connect).await?;
+    let (stream, address) = match guard.proxy() {
+        None => connect(&addresses, timeouts.connect).await?,
+        Some(proxy) => proxy.connect(&addresses, timeouts.connect).await?,
+    };
     progress::leave();
     let dns = is_name.then(|| resolved.duration_since(began));
     Ok((stream, DialTimings { dns, connect: resolved.elapsed(), address }))

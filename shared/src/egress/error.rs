@@ -61,6 +61,14 @@ pub enum TlsFailure {
     /// The authority has withdrawn the certificate.
     #[error("the receiver's certificate has been revoked; replace it")]
     Revoked,
+    /// The receiver asks for a certificate of ours, or refuses the one it got.
+    #[error(
+        "the receiver does not accept our client certificate ({0}); check the destination's client certificate and which authority the receiver expects"
+    )]
+    ClientCertificate(String),
+    /// Neither side speaks what the other offers.
+    #[error("the receiver speaks no version of HTTP that was offered; set the destination's `http` to `auto`")]
+    NoCommonProtocol,
     /// Any other failure of the handshake.
     #[error("the TLS handshake failed ({0}); check that the receiver speaks TLS 1.2 or newer on this port")]
     Handshake(String),
@@ -74,23 +82,40 @@ impl TlsFailure {
             Self::WrongName => "tls_wrong_name",
             Self::UnknownIssuer => "tls_unknown_issuer",
             Self::Revoked => "tls_revoked",
+            Self::ClientCertificate(_) => "tls_client_certificate",
+            Self::NoCommonProtocol => "tls_no_protocol",
             Self::Handshake(_) => "tls_error",
         }
     }
 
     /// The failure behind an error of a TLS stream.
-    pub(super) fn from_io(error: &io::Error) -> Self {
-        use rustls::CertificateError as Certificate;
+    pub(crate) fn from_io(error: &io::Error) -> Self {
+        use rustls::{AlertDescription as Alert, CertificateError as Certificate};
         let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>());
         match cause {
             Some(rustls::Error::InvalidCertificate(certificate)) => match certificate {
                 Certificate::Expired | Certificate::ExpiredContext { .. } => Self::Expired,
                 Certificate::NotValidYet | Certificate::NotValidYetContext { .. } => Self::NotYetValid,
                 Certificate::NotValidForName | Certificate::NotValidForNameContext { .. } => Self::WrongName,
-                Certificate::UnknownIssuer => Self::UnknownIssuer,
+                // A wrong signature is what another authority of the same name gives.
+                Certificate::UnknownIssuer | Certificate::BadSignature => Self::UnknownIssuer,
                 Certificate::Revoked => Self::Revoked,
                 other => Self::Handshake(other.to_string()),
             },
+            // Alerts about certificates that come from a receiver are about ours.
+            Some(rustls::Error::AlertReceived(
+                alert @ (Alert::CertificateRequired
+                | Alert::BadCertificate
+                | Alert::UnsupportedCertificate
+                | Alert::CertificateRevoked
+                | Alert::CertificateExpired
+                | Alert::CertificateUnknown
+                | Alert::UnknownCA
+                | Alert::AccessDenied),
+            )) => Self::ClientCertificate(format!("{alert:?}")),
+            Some(rustls::Error::AlertReceived(Alert::NoApplicationProtocol) | rustls::Error::NoApplicationProtocol) => {
+                Self::NoCommonProtocol
+            }
             Some(other) => Self::Handshake(other.to_string()),
             None => Self::Handshake("the connection was closed".to_owned()),
         }
@@ -147,6 +172,49 @@ pub enum AttemptError {
     /// The attempt was cut off from this side.
     #[error("The attempt was interrupted on this side before the answer was complete. It may have arrived.")]
     Interrupted,
+    /// The operator's egress proxy is away.
+    #[error("The operator's egress proxy does not answer. The operator should check that it is running.")]
+    ProxyUnreachable,
+    /// The egress proxy wants another user or password.
+    #[error(
+        "The operator's egress proxy refused our user name or password. The operator should check HOOKYARD_EGRESS_PROXY."
+    )]
+    ProxyAuth,
+    /// The egress proxy does not allow the address; its status.
+    #[error(
+        "The operator's egress proxy does not allow this connection (status {0}). The operator should check the proxy's rules."
+    )]
+    ProxyRefused(u16),
+    /// The egress proxy could not connect to the receiver; its status.
+    #[error(
+        "The egress proxy could not connect to the receiver (status {0}). Check that the receiver is running and that the port is right."
+    )]
+    ProxyTarget(u16),
+    /// HTTP/2 was asked for and the receiver offers none.
+    #[error("The receiver does not offer HTTP/2. Set the destination's `http` to `auto` or `http1`.")]
+    NoHttp2,
+    /// The receiver broke off an exchange of HTTP/2.
+    #[error(
+        "The HTTP/2 exchange failed ({0}). Check the receiver's log; if it does not speak HTTP/2 here, set the destination's `http` to `http1`."
+    )]
+    Http2(String),
+    /// The authorisation server gave no access token.
+    #[error("No access token: {0}.")]
+    Oauth(String),
+    /// A broker has no queue for the message; its words.
+    #[error("No queue of the broker takes the message ({0}). Check the exchange, the routing key and the bindings.")]
+    BrokerUnroutable(String),
+    /// A broker did not take the message.
+    #[error("The broker did not take the message. Check the limits of its queues and its log.")]
+    BrokerNack,
+    /// A broker refused the connection or the message; its words.
+    #[error("The broker refused ({0}). Check user, password, virtual host, exchange and permissions.")]
+    BrokerRefused(String),
+    /// A broker did not confirm in time.
+    #[error(
+        "The broker did not confirm the message in time; it may have arrived. Check the broker for alarms of memory or disk."
+    )]
+    BrokerTimeout,
     /// Another error of the network.
     #[error("The network failed: {0}.")]
     Network(String),
@@ -171,6 +239,17 @@ impl AttemptError {
             Self::HeadersTooLarge => "headers_too_large",
             Self::InvalidRequest => "invalid_request",
             Self::Interrupted => "interrupted",
+            Self::ProxyUnreachable => "proxy_unreachable",
+            Self::ProxyAuth => "proxy_auth",
+            Self::ProxyRefused(_) => "proxy_refused",
+            Self::ProxyTarget(_) => "proxy_target",
+            Self::NoHttp2 => "no_http2",
+            Self::Http2(_) => "http2_error",
+            Self::Oauth(_) => "oauth_failed",
+            Self::BrokerUnroutable(_) => "broker_unroutable",
+            Self::BrokerNack => "broker_nack",
+            Self::BrokerRefused(_) => "broker_refused",
+            Self::BrokerTimeout => "broker_timeout",
             Self::Network(_) => "network_error",
         }
     }
@@ -181,6 +260,7 @@ impl AttemptError {
             Some(ConnectError::Dial(dial)) => return dial.into(),
             Some(ConnectError::Tls(failure)) => return Self::Tls(failure.clone()),
             Some(ConnectError::TlsTimeout) => return Self::TlsTimeout,
+            Some(ConnectError::NoHttp2) => return Self::NoHttp2,
             Some(ConnectError::Target) => return Self::InvalidRequest,
             None => {}
         }
@@ -202,11 +282,18 @@ impl AttemptError {
         if let Some(io) = find::<io::Error>(error) {
             return Self::from_stream(io, error);
         }
+        if let Some(http2) = find::<h2::Error>(error) {
+            return match http2.get_io() {
+                Some(io) => Self::from_stream(io, error),
+                None => Self::Http2(http2.to_string()),
+            };
+        }
         if error.is_incomplete_message() || error.is_closed() {
             return Self::ConnectionClosed;
         }
+        // The connection ended before it took the request up. Only who cuts an attempt off calls it interrupted.
         if error.is_canceled() {
-            return Self::Interrupted;
+            return Self::ConnectionClosed;
         }
         if error.is_user() {
             return Self::InvalidRequest;
@@ -242,6 +329,10 @@ impl From<&DialError> for AttemptError {
             DialError::Unreachable => Self::Unreachable,
             DialError::Timeout => Self::ConnectTimeout,
             DialError::Reset => Self::ConnectionReset,
+            DialError::ProxyUnreachable => Self::ProxyUnreachable,
+            DialError::ProxyAuth => Self::ProxyAuth,
+            DialError::ProxyRefused(status) => Self::ProxyRefused(*status),
+            DialError::ProxyTarget(status) => Self::ProxyTarget(*status),
             DialError::Io(error) => Self::Network(error.to_string()),
         }
     }

@@ -9,11 +9,13 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use ipnet::{IpNet, Ipv4Net};
 use thiserror::Error;
 use tokio::sync::Semaphore;
 
 use super::dial::DialError;
+use super::proxy::Proxy;
 use super::ranges::{self, Reason};
 
 /// How long a name may take to resolve.
@@ -40,7 +42,36 @@ pub struct Denied {
 #[derive(Debug, Clone)]
 pub struct Guard {
     allow: Arc<[IpNet]>,
+    resolver: Arc<dyn Resolver>,
+    proxy: Option<Arc<Proxy>>,
+}
+
+/// Where names become addresses. There is one but for tests.
+#[async_trait]
+pub(super) trait Resolver: std::fmt::Debug + Send + Sync {
+    /// The addresses of a name, unchecked.
+    async fn lookup(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>>;
+}
+
+/// The resolver of the system.
+#[derive(Debug)]
+struct System {
     lookups: Arc<Semaphore>,
+}
+
+#[async_trait]
+impl Resolver for System {
+    async fn lookup(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+        let permit = Arc::clone(&self.lookups).acquire_owned().await.map_err(io::Error::other)?;
+        let host = host.to_owned();
+        // The permit goes along: a lookup that was given up still holds its thread.
+        let lookup = tokio::task::spawn_blocking(move || {
+            let addresses = (host.as_str(), port).to_socket_addrs();
+            drop(permit);
+            addresses.map(Iterator::collect)
+        });
+        lookup.await.map_err(io::Error::other)?
+    }
 }
 
 impl Default for Guard {
@@ -54,8 +85,26 @@ impl Guard {
     pub fn new(allow: impl IntoIterator<Item = IpNet>) -> Self {
         Self {
             allow: allow.into_iter().map(canonical_net).collect(),
-            lookups: Arc::new(Semaphore::new(CONCURRENT_LOOKUPS)),
+            resolver: Arc::new(System { lookups: Arc::new(Semaphore::new(CONCURRENT_LOOKUPS)) }),
+            proxy: None,
         }
+    }
+
+    /// The same guard, with connections made through the operator's proxy, if there is one.
+    #[must_use]
+    pub fn through(self, proxy: Option<Proxy>) -> Self {
+        Self { proxy: proxy.map(Arc::new), ..self }
+    }
+
+    /// The proxy that connections are made through.
+    pub(super) fn proxy(&self) -> Option<&Proxy> {
+        self.proxy.as_deref()
+    }
+
+    /// The same guard with other answers to its questions for names.
+    #[cfg(test)]
+    pub(super) fn resolving_with(self, resolver: Arc<dyn Resolver>) -> Self {
+        Self { resolver, ..self }
     }
 
     /// The ranges that the operator allows.
@@ -100,7 +149,7 @@ impl Guard {
         if is_localhost(host) {
             return self.localhost(port).map_err(DialError::Blocked);
         }
-        let mut addresses = tokio::time::timeout(limit, self.lookup(host, port))
+        let mut addresses = tokio::time::timeout(limit, self.resolver.lookup(host, port))
             .await
             .map_err(|_| DialError::DnsTimeout)?
             .map_err(DialError::Dns)?;
@@ -112,18 +161,6 @@ impl Guard {
             address.set_ip(address.ip().to_canonical());
         }
         Ok(addresses)
-    }
-
-    async fn lookup(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
-        let permit = Arc::clone(&self.lookups).acquire_owned().await.map_err(io::Error::other)?;
-        let host = host.to_owned();
-        // The permit goes along: a lookup that was given up still holds its thread.
-        let lookup = tokio::task::spawn_blocking(move || {
-            let addresses = (host.as_str(), port).to_socket_addrs();
-            drop(permit);
-            addresses.map(Iterator::collect)
-        });
-        lookup.await.map_err(io::Error::other)?
     }
 
     /// `localhost` is loopback by definition (RFC 6761) and never looked up. Of its two addresses

@@ -46,8 +46,11 @@ impl PolicyRules {
     /// What cannot be accepted.
     pub fn faults(&self) -> Vec<PolicyFault> {
         let mut faults = Vec::new();
-        if let Some(Err(error)) = self.retry.as_ref().map(Retry::schedule) {
-            faults.push(("/retry", error.to_string()));
+        if let Some(retry) = &self.retry
+            && let Err(error) = retry.schedule()
+        {
+            let pointer = if matches!(retry, Retry::List { .. }) { "/retry/schedule" } else { "/retry" };
+            faults.push((pointer, error.to_string()));
         }
         if self.timeout_ms.is_some_and(|ms| !TIMEOUT_MS.contains(&ms)) {
             faults.push(("/timeout_ms", format!("from {} to {}", TIMEOUT_MS.start(), TIMEOUT_MS.end())));
@@ -148,7 +151,8 @@ mod tests {
             (r#"{"delay_s":0}"#, "/delay_s"),
             (r#"{"max_age_s":2592001}"#, "/max_age_s"),
             (r#"{"delay_s":60,"max_age_s":60}"#, "/max_age_s"),
-            (r#"{"retry":{"schedule":[0]}}"#, "/retry"),
+            (r#"{"retry":{"schedule":[0]}}"#, "/retry/schedule"),
+            (r#"{"retry":{"strategy":"linear","wait_s":0,"max_attempts":2}}"#, "/retry"),
         ] {
             let rules: PolicyRules = serde_json::from_str(text).unwrap();
             assert_eq!(rules.faults().first().map(|fault| fault.0), Some(pointer), "{text}");

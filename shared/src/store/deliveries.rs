@@ -130,6 +130,10 @@ row! {
         error_code: Option<String>,
         /// The error in words.
         error: Option<String>,
+        /// The address that was dialled.
+        address: Option<String>,
+        /// The head of the request as far as we made it, with secrets masked.
+        request: Option<String>,
         /// Milliseconds by phase, as JSON.
         timings: Option<String>,
         /// Header block of the answer.
@@ -269,7 +273,7 @@ impl Store {
             &self.db,
             fetch_all as Attempt,
             "SELECT a.delivery_id, a.number, a.attempt_id, a.started_ms, a.finished_ms, a.state, a.status_code, a.error_code, a.error,
-                    a.timings, a.response_headers, a.response_body, a.response_truncated
+                    a.address, a.request, a.timings, a.response_headers, a.response_body, a.response_truncated
              FROM attempt AS a JOIN delivery AS d ON d.delivery_id = a.delivery_id
              WHERE d.workspace_id = $1 AND d.delivery_id = $2 ORDER BY a.number",
             workspace.0,

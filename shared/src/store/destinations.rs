@@ -270,6 +270,7 @@ impl Store {
         if deleted == 0 {
             return Ok(false);
         }
+        q!(tx &mut tx, execute, "DELETE FROM destination_token WHERE destination_id = $1", id.0)?;
         for (subscription,) in &subscriptions {
             remember_removed(&mut tx, *subscription, id.0, self.now_ms()).await?;
         }

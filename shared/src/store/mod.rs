@@ -24,6 +24,7 @@ pub mod sqlite;
 mod sqlite_file;
 pub mod subscriptions;
 pub mod throttle;
+pub mod tokens;
 pub mod users;
 
 pub use catalog_rows::{DestinationRow, SecretRow, SourceRow, SubscriptionRow};

@@ -12,12 +12,14 @@ use hookyard_shared::id::{
 };
 use hookyard_shared::model::Event;
 use hookyard_shared::q;
+use hookyard_shared::store::deliveries::{DeliveryFilter, Transition};
 use hookyard_shared::store::relay::{
     AttemptRecord, AttemptState, FlowKey, NewDelivery, NewInspection, NewStatus, Next, Persisted, REAP_PORTION, Rivals,
     Room, SlotWish,
 };
 use hookyard_shared::store::{CatalogChange, Db, Store, StoreLocation};
 use hookyard_testkit::shared_postgres;
+use uuid::Uuid;
 
 /// Each promise, on each engine.
 macro_rules! on_both {
@@ -39,8 +41,11 @@ macro_rules! on_both {
     };
 }
 
+mod limits;
+mod order;
 mod repeats;
 mod replays;
+mod tokens;
 
 /// A store with one workspace and one destination of concurrency 3.
 struct Bench {
@@ -175,7 +180,7 @@ impl Bench {
         .unwrap();
     }
 
-    /// A subscription of the destination to a source, which is made too.
+    /// The subscription that the bench's deliveries name, of the destination to a source, which is made too.
     async fn subscribe(&self, source: SourceId) {
         q!(
             &self.store.db,
@@ -194,7 +199,7 @@ impl Bench {
             "INSERT INTO subscription (subscription_id, workspace_id, source_id, destination_id, name, enabled, revision, version,
                     created_ms, updated_ms)
              VALUES ($1, $2, $3, $4, 's', TRUE, 1, 1, 0, 0)",
-            SubscriptionId::new().0,
+            self.destination.0,
             self.workspace.0,
             source.0,
             self.destination.0
@@ -219,6 +224,7 @@ fn record(delivery: DeliveryId, number: i64, next: Next) -> AttemptRecord {
         error_code: None,
         error: None,
         address: Some("127.0.0.1:1".into()),
+        request: Some("POST /\nhost: a\n".into()),
         timings: "{}".into(),
         response_headers: b"x: y\r\n".to_vec(),
         response_body: b"\0\xff".to_vec(),
@@ -442,6 +448,7 @@ async fn an_inspector_keeps_its_newest_thousand(bench: Bench) {
 
 async fn what_waits_follows_its_destination(bench: Bench) {
     let worker = bench.worker().await;
+    bench.subscribe(SourceId::new()).await;
     let held = bench.persist(worker, 3, NewStatus::Held).await;
     let leased = bench.persist(worker, 1, NewStatus::Leased).await;
     assert!(!bench.store.settle_waiting().await.unwrap(), "that was all");
@@ -458,6 +465,7 @@ async fn what_waits_follows_its_destination(bench: Bench) {
 
 async fn what_waits_is_settled_in_portions(bench: Bench) {
     let worker = bench.worker().await;
+    bench.subscribe(SourceId::new()).await;
     bench.persist(worker, 1_200, NewStatus::Pending).await;
     bench.enable(false).await;
     assert!(bench.store.settle_waiting().await.unwrap(), "there is more");
@@ -468,6 +476,7 @@ async fn what_waits_is_settled_in_portions(bench: Bench) {
 #[tokio::test(flavor = "multi_thread")]
 async fn one_worker_at_a_time_tidies_postgres() {
     let bench = Bench::postgres().await;
+    bench.subscribe(SourceId::new()).await;
     let held = bench.persist(bench.worker().await, 1, NewStatus::Held).await;
     let Db::Pg(pool) = &bench.store.db else { panic!("not Postgres") };
     let mut busy = pool.begin().await.unwrap();

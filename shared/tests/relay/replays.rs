@@ -14,10 +14,37 @@ use super::*;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// A source, and a subscription of it by the bench's destination.
+async fn subscribe(bench: &Bench, source: SourceId) {
+    q!(
+        &bench.store.db,
+        execute,
+        "INSERT INTO source (source_id, workspace_id, name, source_key, provider, scheme, methods, enabled, max_body_bytes,
+                response_status, version, created_ms, updated_ms)
+         VALUES ($1, $2, 's', $3, 'hmac', '{}', 'POST', TRUE, 1024, 200, 1, 0, 0)",
+        source.0,
+        bench.workspace.0,
+        source.to_string()
+    )
+    .unwrap();
+    q!(
+        &bench.store.db,
+        execute,
+        "INSERT INTO subscription (subscription_id, workspace_id, source_id, destination_id, name, enabled, revision, version,
+                created_ms, updated_ms)
+         VALUES ($1, $2, $3, $4, 's', TRUE, 1, 1, 0, 0)",
+        SubscriptionId::new().0,
+        bench.workspace.0,
+        source.0,
+        bench.destination.0
+    )
+    .unwrap();
+}
+
 /// Events of one source with a subscription, each with a delivery by it that has ended like this.
 async fn history(bench: &Bench, worker: WorkerId, count: usize, next: Next) -> (SourceId, Vec<NewDelivery>) {
     let source = SourceId::new();
-    bench.subscribe(source).await;
+    subscribe(bench, source).await;
     let deliveries = more_history(bench, worker, source, count, next).await;
     (source, deliveries)
 }
@@ -173,7 +200,7 @@ async fn repeats_carry_the_id_that_the_receiver_knows(bench: Bench) {
 async fn two_subscriptions_of_one_receiver_keep_an_id_each(bench: Bench) {
     let worker = bench.worker().await;
     let source = SourceId::new();
-    bench.subscribe(source).await;
+    subscribe(&bench, source).await;
     let second = SubscriptionId::new();
     q!(
         &bench.store.db,
@@ -493,7 +520,7 @@ async fn what_has_nowhere_to_go_is_not_retried_but_what_was_replayed_elsewhere_i
 async fn cancelling_many_lets_those_behind_them_go(bench: Bench) {
     let worker = bench.worker().await;
     let source = SourceId::new();
-    bench.subscribe(source).await;
+    subscribe(&bench, source).await;
     let subscription = subscription_of(&bench, source).await;
     let mut events = bench.events(9);
     for event in &mut events {

@@ -37,5 +37,5 @@ pub use programs::{Kind, Program};
 pub use rabbit::Rabbit;
 pub use sender::{Ledger, Scheme, Sender};
 pub use servers::{shared_postgres, shared_rabbit};
-pub use sink::{Answer, Script, Sink};
+pub use sink::{Answer, Received, Script, Sink};
 pub use stack::{Profile, Stack, StackBuilder};

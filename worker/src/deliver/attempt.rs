@@ -10,9 +10,11 @@ use hookyard_shared::clock::Millis;
 use hookyard_shared::egress::{AttemptError, Exchange, Timings};
 use hookyard_shared::id::{AttemptId, InspectionId};
 use hookyard_shared::model::{DeliveryPolicy, Event, breaker, headers};
+use hookyard_shared::outgoing::{BrokerMessage, Published};
 use hookyard_shared::store::StoreResult;
 use hookyard_shared::store::relay::{AttemptRecord, AttemptState, FlowKey, KeyOf, NewInspection, Next};
 use hookyard_shared::verify::Ordering;
+use http::HeaderMap;
 use tokio_util::sync::CancellationToken;
 
 use super::decide::{Decision, DisabledBy, Ended, Rules, decide};
@@ -34,6 +36,8 @@ pub(super) enum Ran {
 struct Outcome {
     status: Option<u16>,
     error: Option<(String, String)>,
+    /// The head of the request as far as we made it.
+    request: Option<String>,
     address: Option<String>,
     timings: Timings,
     headers: Vec<u8>,
@@ -165,7 +169,19 @@ async fn send(lanes: &Lanes, job: &Job, destination: &Destination, event: &Event
     match &destination.kind {
         Ok(DestinationKind::Http(url)) => {
             let request = outgoing::request(event, destination, url.clone(), job.webhook_id, job.number, now);
-            Outcome::of(lanes.client.send(request, timeout).await)
+            let (exchange, shown) = lanes.ways.http(destination.id, &destination.outgoing, request, timeout).await;
+            Outcome { request: shown, ..Outcome::of(exchange) }
+        }
+        Ok(DestinationKind::Rabbitmq(url)) => {
+            let message = BrokerMessage {
+                headers: outgoing::outgoing_headers(event, destination, job.webhook_id, job.number, now),
+                id: outgoing::webhook_id(job.webhook_id),
+                timestamp_s: now / 1000,
+                body: event.body.clone(),
+            };
+            let (published, shown) =
+                lanes.ways.broker(destination.id, &destination.outgoing, url, message, timeout).await;
+            Outcome { request: Some(shown), ..Outcome::published(published) }
         }
         Ok(DestinationKind::Inspector { status, delay }) => {
             let headers = outgoing::outgoing_headers(event, destination, job.webhook_id, job.number, now);
@@ -241,6 +257,7 @@ async fn record(lanes: &Lanes, job: &Job, outcome: &Outcome, state: AttemptState
         error_code: outcome.error.as_ref().map(|(code, _)| code.clone()),
         error: outcome.error.as_ref().map(|(_, words)| words.clone()),
         address: outcome.address.clone(),
+        request: outcome.request.clone(),
         timings: timings_json(&outcome.timings),
         response_headers: outcome.headers.clone(),
         response_body: outcome.body.clone(),
@@ -254,7 +271,7 @@ async fn record(lanes: &Lanes, job: &Job, outcome: &Outcome, state: AttemptState
 
 fn measure(job: &Job, outcome: &Outcome, next: Next, finished_ms: i64) {
     let label = match (&outcome.error, outcome.status) {
-        (None, Some(200..=299)) => "succeeded",
+        (None, Some(200..=299) | None) => "succeeded",
         (None, _) => "refused",
         (Some(_), _) => "failed",
     };
@@ -299,8 +316,17 @@ impl Outcome {
             (Some(Ours::Interrupted), _) => Ended::Interrupted,
             (Some(Ours::TooOld), _) => Ended::TooOld,
             (_, Some(status)) if self.error.is_none() => Ended::answered(status, &headers::decode(&self.headers), now),
+            // A broker's confirm has no status.
+            (None, None) if self.error.is_none() => Ended::answered(200, &HeaderMap::new(), now),
             _ => Ended::Unanswered,
         }
+    }
+
+    fn published(published: Published) -> Self {
+        let address = published.address.map(|address| address.to_string());
+        let timings = published.timings;
+        let error = published.result.err().map(|error| (error.code().to_owned(), error.to_string()));
+        Self { error, address, timings, ours: None, ..Self::broken(String::new()) }
     }
 
     /// Whether it says nothing about the receiver.
@@ -325,6 +351,7 @@ impl Outcome {
             Ok(answer) => Self {
                 status,
                 error: None,
+                request: None,
                 address,
                 timings,
                 headers: headers::encode(&answer.headers),
@@ -340,6 +367,7 @@ impl Outcome {
         Self {
             status: None,
             error: Some((error.code().to_owned(), error.to_string())),
+            request: None,
             address: None,
             timings: since(started),
             headers: vec![],
@@ -372,6 +400,7 @@ impl Outcome {
         Self {
             status: in_time.then_some(status),
             error,
+            request: None,
             address: None,
             timings: since(started),
             headers: vec![],

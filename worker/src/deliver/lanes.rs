@@ -7,7 +7,7 @@
 
 mod gates;
 pub(crate) mod lane;
-mod slots;
+pub(crate) mod slots;
 mod turns;
 
 use std::collections::{HashMap, HashSet};
@@ -16,8 +16,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use hookyard_shared::catalog::Snapshot;
-use hookyard_shared::egress::Client;
 use hookyard_shared::id::{DestinationId, WorkerId};
+use hookyard_shared::outgoing::Ways;
 use hookyard_shared::startup::Base;
 use hookyard_shared::store::relay::{FlowKey, Room};
 use tokio::sync::Notify;
@@ -57,7 +57,7 @@ struct State {
 pub struct Lanes {
     pub(super) base: Base,
     pub(super) lease: Arc<Lease>,
-    pub(super) client: Client,
+    pub(super) ways: Ways,
     pub(super) recorder: Recorder,
     pub(crate) in_hand: InHand,
     /// The beginning that the lanes' times count from.
@@ -78,11 +78,11 @@ pub struct Lanes {
 
 impl Lanes {
     /// No lanes yet; they come with the first delivery.
-    pub fn new(base: Base, lease: Arc<Lease>, client: Client, recorder: Recorder, in_hand: InHand) -> Self {
+    pub fn new(base: Base, lease: Arc<Lease>, ways: Ways, recorder: Recorder, in_hand: InHand) -> Self {
         Self {
             base,
             lease,
-            client,
+            ways,
             recorder,
             in_hand,
             began: Instant::now(),

@@ -1,11 +1,11 @@
-//! The request that a receiver gets: the original body and safe headers, signed as Standard Webhooks say.
+//! The request that a receiver gets: the original body and safe headers, signed as Standard Webhooks say. What the
+//! destination's own settings add to it is added when it is sent ([`Ways`](super::Ways)).
 
 use hookyard_shared::catalog::Destination;
 use hookyard_shared::clock::Millis;
 use hookyard_shared::egress::OutgoingRequest;
 use hookyard_shared::id::{self, SourceId};
 use hookyard_shared::model::{Event, headers};
-use hookyard_shared::signing;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Uri};
 use uuid::Uuid;
@@ -67,7 +67,7 @@ pub(super) fn outgoing_headers(
     let mut sent = pass_on(&original);
     let id = webhook_id(webhook);
     let timestamp = now / 1000;
-    let signature = signing::sign(destination.signing_at(now), &id, timestamp, &event.body);
+    let signature = destination.outgoing.sign(destination.signing_at(now), &id, timestamp, &event.body);
     let mut set = |name: &'static str, value: String| {
         // Ids, numbers and base64 are always header values.
         if let Ok(value) = HeaderValue::try_from(value) {

@@ -9,6 +9,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::Rate;
+use super::connection_view::ConnectionView;
 use crate::api::events::header_lines;
 
 /// A destination.
@@ -19,10 +20,10 @@ pub(super) struct DestinationView {
     id: DestinationId,
     /// For people.
     name: String,
-    /// `http` or `inspector`.
+    /// `http`, `inspector` or `rabbitmq`.
     #[schema(example = "http")]
     kind: String,
-    /// Where to, for `http`.
+    /// Where to, for `http` and `rabbitmq`; a broker's password is not shown.
     url: Option<String>,
     /// Whether deliveries go out.
     enabled: bool,
@@ -46,6 +47,8 @@ pub(super) struct DestinationView {
     max_age_s: Option<u64>,
     /// How long an attempt may take.
     timeout_ms: i64,
+    #[serde(flatten)]
+    connection: ConnectionView,
     /// What an inspector answers; null for other kinds.
     inspector: Option<InspectorView>,
     /// Until when the signing secret before the current one signs as well; null if there is none.
@@ -144,6 +147,7 @@ impl From<Destination> for DestinationView {
             enabled: row.enabled,
             concurrency: row.concurrency,
             timeout_ms: row.timeout_ms,
+            connection: ConnectionView::of(row.connection.as_deref()),
             previous_secret_until: row.previous_until_ms.map(rfc3339),
             version: row.version,
             created_at: rfc3339(row.created_ms),

@@ -174,3 +174,19 @@ async fn an_old_connection_is_not_used_again() {
         assert_eq!(server.connections(), round);
     }
 }
+
+#[tokio::test]
+async fn an_announced_gigabyte_costs_no_more_than_what_is_kept() {
+    let server = Server::new(|mut stream| async move {
+        read_request(&mut stream).await;
+        stream
+            .write_all(b"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: 1073741824\r\n\r\n")
+            .await
+            .unwrap();
+        while stream.write_all(&[0; 64 * 1024]).await.is_ok() {}
+    })
+    .await;
+    let answer = send(&server.url("/")).await.result.unwrap();
+    assert_eq!((answer.body.len(), answer.truncated), (MAX_ANSWER_BODY, true));
+    assert!(answer.body.iter().all(|&byte| byte == 0), "what is kept is what came, packed or not");
+}

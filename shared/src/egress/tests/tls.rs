@@ -12,7 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_rustls::TlsAcceptor;
 
 use super::server::{Server, code, post};
-use crate::egress::{Client, ClientOptions, Exchange, Guard, parse_ranges};
+use crate::egress::{Client, ClientOptions, Exchange, Guard, Profile, parse_ranges};
 
 const CA: &[u8] = include_bytes!("tls/ca.der");
 const GOOD: &[u8] = include_bytes!("tls/good.der");
@@ -46,8 +46,11 @@ async fn server(certificate: &'static [u8], version: &'static SupportedProtocolV
 }
 
 async fn send(server: &Server, roots: Vec<CertificateDer<'static>>) -> Exchange {
-    let options =
-        ClientOptions { extra_roots: roots, tls_timeout: Duration::from_millis(500), ..ClientOptions::default() };
+    let options = ClientOptions {
+        profile: Profile::trusting(roots),
+        tls_timeout: Duration::from_millis(500),
+        ..ClientOptions::default()
+    };
     let client = Client::new(Guard::new(parse_ranges("127.0.0.0/8").unwrap()), options).unwrap();
     client.send(post(&format!("https://{}/", server.address)), Duration::from_secs(5)).await
 }
@@ -93,4 +96,30 @@ async fn a_handshake_that_stalls_or_is_not_tls_fails_with_its_own_code() {
 
     let closing = Server::new(|stream| async move { drop(stream) }).await;
     assert!(["tls_error", "connection_reset"].contains(&code(&send(&closing, vec![]).await)));
+}
+
+#[tokio::test]
+async fn a_receiver_with_old_tls_only_gets_nothing_in_clear() {
+    // The alert `protocol_version`, as servers with TLS 1.0 or 1.1 only send it; then whatever the client says.
+    let (heard, mut said) = tokio::sync::mpsc::unbounded_channel();
+    let old = Server::new(move |mut stream| {
+        let heard = heard.clone();
+        async move {
+            let mut all = vec![0; 16 * 1024];
+            let hello = stream.read(&mut all).await.unwrap();
+            stream.write_all(&[0x15, 3, 1, 0, 2, 2, 70]).await.unwrap();
+            let rest = stream.read(&mut all[hello..]).await.unwrap_or(0);
+            all.truncate(hello + rest);
+            heard.send(all).unwrap();
+        }
+    })
+    .await;
+    let exchange = send(&old, vec![]).await;
+    assert_eq!(code(&exchange), "tls_error", "{:?}", exchange.result);
+    assert!(exchange.result.unwrap_err().to_string().contains("TLS 1.2"));
+    let said = said.recv().await.unwrap();
+    for clear in [&b"POST"[..], b"\"n\""] {
+        assert!(!said.windows(clear.len()).any(|window| window == clear));
+    }
+    assert_eq!(old.connections(), 1, "no second try without TLS");
 }

@@ -222,6 +222,16 @@ impl Store {
         Ok(granted)
     }
 
+    /// The slots that the store holds for a worker.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn slots_of(&self, worker: WorkerId) -> sqlx::Result<Slots> {
+        let text = "SELECT destination_id, held FROM slot WHERE worker_id = $1";
+        let rows = q!(&self.db, fetch_all as (Uuid, i64), text, worker.0)?;
+        Ok(rows.into_iter().map(|(id, held)| (id.into(), held)).collect())
+    }
+
     /// The other living workers that want slots of the destinations that this one wants slots of; only where there are any.
     ///
     /// # Errors

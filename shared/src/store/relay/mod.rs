@@ -23,7 +23,7 @@ pub use keep::{NewInspection, NewRejection, Parked};
 pub use lease::{REAP_PORTION, Rivals, SlotWish, Slots};
 pub use order::KeyOf;
 pub(super) use order::{lock_keys, promote};
-pub use pace::Paced;
+pub use pace::{Paced, turns};
 pub use persist::{NewDelivery, NewStatus, Persisted};
 pub use record::{AttemptRecord, AttemptState, Next, Recorded};
 pub use repeat::{DeliverAnyway, RepeatCheck};

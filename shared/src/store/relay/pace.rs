@@ -13,8 +13,8 @@ pub struct Paced {
     pub first_in_us: i64,
 }
 
-/// What is taken of a pace whose next turn is at `next_us`: the turns, and the next turn after them.
-fn turns(next_us: i64, now_us: i64, interval_us: i64, most: i64, ahead_us: i64) -> (Paced, i64) {
+/// What is taken of a pace whose next turn is at `next_us`: the turns, and the next turn after them. Pure.
+pub fn turns(next_us: i64, now_us: i64, interval_us: i64, most: i64, ahead_us: i64) -> (Paced, i64) {
     let next = next_us.max(now_us);
     let first_in_us = next - now_us;
     let within = if first_in_us > ahead_us { 0 } else { (ahead_us - first_in_us) / interval_us + 1 };

@@ -69,6 +69,8 @@ pub struct AttemptRecord {
     pub error: Option<String>,
     /// The address that was dialled.
     pub address: Option<String>,
+    /// The head of the request as far as we made it, with secrets masked.
+    pub request: Option<String>,
     /// Milliseconds by phase, as JSON.
     pub timings: String,
     /// Header block of the answer.
@@ -190,14 +192,15 @@ async fn record_sqlite(
     for portion in portions(records) {
         let text = format!(
             "INSERT INTO attempt (delivery_id, number, attempt_id, started_ms, finished_ms, state, status_code, error_code,
-                    error, address, timings, response_headers, response_body, response_truncated)
+                    error, address, timings, response_headers, response_body, response_truncated, request)
              VALUES {}
              ON CONFLICT (delivery_id, number) DO UPDATE SET state = excluded.state, finished_ms = excluded.finished_ms,
                     status_code = excluded.status_code, error_code = excluded.error_code, error = excluded.error,
                     address = excluded.address, timings = excluded.timings, response_headers = excluded.response_headers,
-                    response_body = excluded.response_body, response_truncated = excluded.response_truncated
+                    response_body = excluded.response_body, response_truncated = excluded.response_truncated,
+                    request = excluded.request
              WHERE attempt.state = 'interrupted'",
-            placeholders(portion.len(), 14)
+            placeholders(portion.len(), 15)
         );
         let mut query = sqlx::query(AssertSqlSafe(text).into_sql_str());
         for r in portion {
@@ -216,7 +219,8 @@ async fn record_sqlite(
                 .bind(&r.timings)
                 .bind(&r.response_headers)
                 .bind(&r.response_body)
-                .bind(r.response_truncated);
+                .bind(r.response_truncated)
+                .bind(&r.request);
         }
         query.execute(&mut *tx).await?;
     }
@@ -230,9 +234,9 @@ async fn record_pg(executor: impl PgExecutor<'_>, worker: WorkerId, records: &[&
     let text = "WITH o AS (
             SELECT * FROM UNNEST($2::uuid[], $3::bigint[], $4::uuid[], $5::bigint[], $6::bigint[], $7::text[], $8::bigint[],
                                  $9::text[], $10::text[], $11::text[], $12::text[], $13::bytea[], $14::bytea[], $15::bool[],
-                                 $16::text[], $17::bigint[], $18::bigint[], $19::bigint[], $20::text[])
+                                 $16::text[], $17::bigint[], $18::bigint[], $19::bigint[], $20::text[], $21::text[])
                 AS o (delivery_id, number, attempt_id, started_ms, finished_ms, state, status_code, error_code, error, address,
-                      timings, response_headers, response_body, response_truncated, status, delay, done_ms, failures, hold)
+                      timings, response_headers, response_body, response_truncated, status, delay, done_ms, failures, hold, request)
         ), decided AS (
             UPDATE delivery AS d
             SET status = o.status, hold = o.hold, class = CASE WHEN o.failures > 0 THEN 1 ELSE d.class END,
@@ -243,16 +247,17 @@ async fn record_pg(executor: impl PgExecutor<'_>, worker: WorkerId, records: &[&
             RETURNING d.delivery_id
         ), written AS (
             INSERT INTO attempt (delivery_id, number, attempt_id, started_ms, finished_ms, state, status_code, error_code, error,
-                                 address, timings, response_headers, response_body, response_truncated)
+                                 address, timings, response_headers, response_body, response_truncated, request)
             SELECT o.delivery_id, o.number, o.attempt_id, o.started_ms, o.finished_ms,
                    CASE WHEN decided.delivery_id IS NULL THEN 'superseded' ELSE o.state END,
                    o.status_code, o.error_code, o.error, o.address, o.timings, o.response_headers, o.response_body,
-                   o.response_truncated
+                   o.response_truncated, o.request
             FROM o LEFT JOIN decided ON decided.delivery_id = o.delivery_id
             ON CONFLICT (delivery_id, number) DO UPDATE SET state = excluded.state, finished_ms = excluded.finished_ms,
                    status_code = excluded.status_code, error_code = excluded.error_code, error = excluded.error,
                    address = excluded.address, timings = excluded.timings, response_headers = excluded.response_headers,
-                   response_body = excluded.response_body, response_truncated = excluded.response_truncated
+                   response_body = excluded.response_body, response_truncated = excluded.response_truncated,
+                   request = excluded.request
             WHERE attempt.state = 'interrupted'
         )
         SELECT count(*) FROM decided";
@@ -277,6 +282,7 @@ async fn record_pg(executor: impl PgExecutor<'_>, worker: WorkerId, records: &[&
         .bind(records.iter().map(|r| r.finished()).collect::<Vec<_>>())
         .bind(records.iter().map(|r| r.failures).collect::<Vec<_>>())
         .bind(records.iter().map(|r| r.hold()).collect::<Vec<_>>())
+        .bind(records.iter().map(|r| r.request.as_deref()).collect::<Vec<_>>())
         .fetch_one(executor)
         .await?;
     let decided: i64 = row.try_get(0)?;

@@ -6,8 +6,8 @@ use hookyard_shared::id::DestinationId;
 use hookyard_shared::store::StoreResult;
 use hookyard_shared::store::relay::{Rivals, SlotWish};
 
-use super::lane::Gate;
-use super::{IDLE, Lane, Lanes};
+use super::lane::{Gate, Lane};
+use super::{IDLE, Lanes};
 use crate::deliver::job::Job;
 
 /// A worker that waits for its share keeps its claim for so many turns, however little it knows of that is due: whoever has
@@ -17,15 +17,15 @@ const CLAIM_TURNS: u32 = 4;
 const CLAIM: Duration = Duration::from_secs(12);
 
 /// What is asked of the store for a lane.
-struct Wish {
-    slots: SlotWish,
+pub(crate) struct Wish {
+    pub(crate) slots: SlotWish,
     /// The lane begins nothing beyond this, whatever the store still holds for what is under way.
-    most: i64,
+    pub(crate) most: i64,
 }
 
 /// What a lane with work wants, if that is not what it has. Alone it wants everything; beside others its share: what is
 /// beyond goes back as soon as its requests end, and until then nothing new begins there.
-fn wish(id: DestinationId, lane: &mut Lane, limit: i64, rivals: Option<Rivals>) -> Option<Wish> {
+pub(crate) fn wish<J>(id: DestinationId, lane: &mut Lane<J>, limit: i64, rivals: Option<Rivals>) -> Option<Wish> {
     let Some(rivals) = rivals else {
         return (lane.held != size(limit))
             .then_some(Wish { slots: SlotWish { destination_id: id, wanted: limit }, most: limit });
@@ -95,13 +95,17 @@ impl Lanes {
     pub(crate) async fn settle_slots(&self) -> StoreResult<()> {
         let _turn = self.slots.lock().await;
         let rivals = self.base.store.slot_rivals(self.lease.id()).await?;
+        // The answer to an earlier question may have been lost: what the store holds counts, also for lanes that are gone.
+        let stored = self.base.store.slots_of(self.lease.id()).await?;
         let claim = CLAIM.max(self.lease.turn() * CLAIM_TURNS);
         let (idle, wishes) = {
             let catalog = self.base.catalog.snapshot();
             let (mut state, now) = (self.state(), self.now());
-            let mut idle = Vec::new();
+            let mut idle: Vec<DestinationId> =
+                stored.keys().filter(|id| !state.lanes.contains_key(id)).copied().collect();
             let mut wishes = Vec::new();
             for (id, lane) in &mut state.lanes {
+                lane.granted = stored.get(id).copied().map_or(0, size);
                 if lane.gate() == Gate::Open {
                     // Whoever tries the receiver needs a slot.
                     if lane.in_flight == 0 && lane.granted > 0 {
@@ -168,7 +172,7 @@ mod tests {
             (0, 0, 0, 4, beside(2, 2), 0, Some((1, 1))),
             (1, 1, 1, 1, beside(2, 2), 1, None),
         ] {
-            let mut lane = Lane::default();
+            let mut lane = Lane::<()>::default();
             (lane.granted, lane.held, lane.in_flight) = (granted, held, in_flight);
             let got = wish(id, &mut lane, limit, rivals).map(|wish| (wish.slots.wanted, wish.most));
             assert_eq!(
