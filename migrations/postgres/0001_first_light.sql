@@ -294,8 +294,8 @@ CREATE INDEX delivery_parked ON delivery (workspace_id, delivery_id) WHERE hold 
 -- Who comes next of a key.
 CREATE INDEX delivery_in_order ON delivery (subscription_id, order_key, position)
     WHERE order_key IS NOT NULL AND status IN ('pending', 'held', 'leased');
--- What a replay made and has not ended.
-CREATE INDEX delivery_of_replay ON delivery (replay_id) WHERE replay_id IS NOT NULL AND status IN ('pending', 'held', 'leased');
+-- What a replay made, by state.
+CREATE INDEX delivery_of_replay ON delivery (replay_id, status, delivery_id) WHERE replay_id IS NOT NULL;
 
 -- The last place that was given in the order of a key. Its row is the lock under which places are given and taken.
 CREATE TABLE order_key (
@@ -390,31 +390,37 @@ CREATE TABLE destination_token (
 
 -- Events sent again because a person asked: one, many, or all that a filter matches.
 CREATE TABLE replay (
-    replay_id      UUID PRIMARY KEY,
-    workspace_id   UUID NOT NULL,
-    created_by     UUID NOT NULL,
-    created_ms     BIGINT NOT NULL,
-    updated_ms     BIGINT NOT NULL,
-    finished_ms    BIGINT,
-    state          TEXT NOT NULL CHECK (state IN ('running', 'paused', 'stopped', 'done')),
+    replay_id       UUID PRIMARY KEY,
+    workspace_id    UUID NOT NULL,
+    created_by      UUID NOT NULL,
+    created_ms      BIGINT NOT NULL,
+    updated_ms      BIGINT NOT NULL,
+    finished_ms     BIGINT,
+    -- Done: every delivery is made; some may still wait.
+    state           TEXT NOT NULL CHECK (state IN ('running', 'paused', 'stopped', 'done')),
+    -- Why it was stopped.
+    reason          TEXT,
     -- What is replayed, as JSON, and to where: the subscriptions of each event's source, one of them, or a destination.
-    filter         TEXT NOT NULL,
+    filter          TEXT NOT NULL,
     subscription_id UUID,
-    destination_id UUID,
+    destination_id  UUID,
     -- Deliveries made in a second; as many as the destinations take unless set.
-    rate           BIGINT,
-    -- Events that matched when it began, events looked at since, deliveries made of them.
-    total          BIGINT NOT NULL,
-    events         BIGINT NOT NULL,
-    deliveries     BIGINT NOT NULL,
+    rate            BIGINT,
+    -- Events that matched when it began, counted so far as it was quick; events replayed since, deliveries made of them.
+    total           BIGINT NOT NULL,
+    total_complete  BOOLEAN NOT NULL,
+    events          BIGINT NOT NULL,
+    deliveries      BIGINT NOT NULL,
     -- The last event that was looked at, and the newest that belongs to it.
-    at_event       UUID NOT NULL,
-    last_event     UUID NOT NULL,
-    -- When it may go on, by the store's clock.
-    due_ms         BIGINT NOT NULL
+    at_event        UUID NOT NULL,
+    last_event      UUID NOT NULL,
+    -- When a worker is to go on with it, by the store's clock: to make deliveries, or, when stopped, to cancel what waits.
+    due_ms          BIGINT,
+    CHECK (state <> 'running' OR due_ms IS NOT NULL),
+    CHECK ((state IN ('stopped', 'done')) = (finished_ms IS NOT NULL))
 );
 CREATE INDEX replay_of_workspace ON replay (workspace_id, replay_id);
-CREATE INDEX replay_running ON replay (due_ms) WHERE state = 'running';
+CREATE INDEX replay_due ON replay (due_ms) WHERE due_ms IS NOT NULL;
 
 CREATE TABLE rejection (
     rejection_id UUID PRIMARY KEY,

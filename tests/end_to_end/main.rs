@@ -7,6 +7,7 @@ mod common;
 mod destinations;
 mod processes;
 mod receivers;
+mod replays;
 mod senders;
 mod trials;
 

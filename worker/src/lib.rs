@@ -12,6 +12,7 @@ pub mod operations;
 mod parked;
 mod persist;
 pub mod record;
+mod replay;
 pub mod retention;
 pub mod route;
 pub mod schedule;
@@ -75,6 +76,7 @@ pub async fn run(base: Base, consumers: Consumers, shutdown: CancellationToken) 
     background.spawn(supervisor.watch("breakers", deliver::lanes::follow_breakers(worker.clone(), stop.clone())));
     background.spawn(supervisor.watch("turns", deliver::lanes::take_turns(worker.clone(), stop.clone())));
     background.spawn(supervisor.watch("parked", parked::run(worker.clone(), stop.clone())));
+    background.spawn(supervisor.watch("replay", replay::run(worker.clone(), stop.clone())));
     background.spawn(supervisor.watch("retention", retention::run(worker.clone(), stop.clone())));
     let consuming = consume::Tasks { tracker: TaskTracker::new(), supervisor: supervisor.clone() };
     let all_queues = consume::run(worker.clone(), consumers, consuming.clone(), shutdown.clone());

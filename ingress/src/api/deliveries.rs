@@ -205,6 +205,12 @@ struct DeliveryParams {
     parked: Option<bool>,
     /// Made by this replay.
     replay_id: Option<String>,
+    /// Made at or after this time.
+    #[param(format = DateTime)]
+    created_after: Option<String>,
+    /// Made before this time.
+    #[param(format = DateTime)]
+    created_before: Option<String>,
     /// From `next_cursor` of the page before.
     cursor: Option<String>,
     /// Rows on a page.
@@ -269,13 +275,7 @@ async fn retry(
     State(state): State<AppState>,
     PathId(id): PathId<DeliveryId>,
 ) -> ApiResult<Json<DeliveryView>> {
-    retry_one(&state, &principal, id).await.map(|row| Json(row.into()))
-}
-
-/// Makes a delivery due now, for the API and for pages.
-pub(crate) async fn retry_one(state: &AppState, principal: &Principal, id: DeliveryId) -> ApiResult<Delivery> {
-    principal.require(Scope::Write)?;
-    done(state.store.retry_delivery(principal.workspace_id, id).await?)
+    Ok(Json(retry_one(&state, &principal, id).await?.into()))
 }
 
 /// Ends a delivery that waits or is held. If it stood before others of its key, they go on.
@@ -291,16 +291,22 @@ async fn cancel(
     State(state): State<AppState>,
     PathId(id): PathId<DeliveryId>,
 ) -> ApiResult<Json<DeliveryView>> {
-    cancel_one(&state, &principal, id).await.map(|row| Json(row.into()))
+    Ok(Json(cancel_one(&state, &principal, id).await?.into()))
 }
 
-/// Ends a delivery, for the API and for pages.
+/// Makes one delivery due now.
+pub(crate) async fn retry_one(state: &AppState, principal: &Principal, id: DeliveryId) -> ApiResult<Delivery> {
+    principal.require(Scope::Write)?;
+    answer(state.store.retry_delivery(principal.workspace_id, id).await?)
+}
+
+/// Ends one delivery.
 pub(crate) async fn cancel_one(state: &AppState, principal: &Principal, id: DeliveryId) -> ApiResult<Delivery> {
     principal.require(Scope::Write)?;
-    done(state.store.cancel_delivery(principal.workspace_id, id).await?)
+    answer(state.store.cancel_delivery(principal.workspace_id, id).await?)
 }
 
-fn done(transition: Transition) -> ApiResult<Delivery> {
+fn answer(transition: Transition) -> ApiResult<Delivery> {
     match transition {
         Transition::Done(row) => Ok(*row),
         Transition::NotFound => Err(ApiError::NotFound),

@@ -206,6 +206,8 @@ impl Filters {
             status: self.status("status")?,
             parked: self.parsed("parked")?.unwrap_or(false),
             replay: self.parsed("replay_id")?,
+            created_after: self.time("created_after")?,
+            created_before: self.time("created_before")?,
         })
     }
 

@@ -2,6 +2,7 @@
 
 pub mod api_keys;
 pub mod auth;
+pub(crate) mod bulk;
 mod change;
 pub mod deliveries;
 pub mod destinations;
@@ -17,6 +18,7 @@ pub mod principal;
 pub mod protect;
 pub mod providers;
 pub mod rejections;
+pub(crate) mod replays;
 pub mod sources;
 pub mod subscriptions;
 #[cfg(test)]
@@ -44,6 +46,8 @@ pub fn routes() -> OpenApiRouter<AppState> {
         .merge(subscriptions::routes())
         .merge(events::routes())
         .merge(deliveries::routes())
+        .merge(bulk::routes())
+        .merge(replays::routes())
         .merge(pause::routes())
         .merge(rejections::routes())
         .merge(providers::routes())

@@ -3,20 +3,22 @@
 pub(super) mod body;
 
 use askama::Template;
-use axum::Router;
 use axum::extract::State;
 use axum::response::{IntoResponse as _, Redirect, Response};
 use axum::routing::{get, post};
+use axum::{Form, Router};
 use hookyard_shared::auth::Scope;
-use hookyard_shared::id::{self, DeliveryId, EventId, SourceId};
+use hookyard_shared::id::{self, DeliveryId, DestinationId, EventId, ReplayId, SourceId};
 use hookyard_shared::store::deliveries::{Attempt, Delivery, DeliveryFilter};
 use hookyard_shared::store::events::EventDetail;
+use serde::Deserialize;
 
-use super::events::{Moment, Status, answer, size};
+use super::events::{Choice, Moment, OFFERED_SOURCES, Status, answer, size};
 use super::layout::problem_page;
 use crate::api::error::{ApiError, ApiResult};
 use crate::api::events::{deliver_repeat, header_lines};
 use crate::api::extract::{PageUser, PathId};
+use crate::api::replays::begin_one;
 use crate::api::sources::verification;
 use crate::state::AppState;
 use body::BodyView;
@@ -26,7 +28,10 @@ const SHOWN_DELIVERIES: i64 = 50;
 
 /// The route of this page.
 pub(super) fn routes() -> Router<AppState> {
-    Router::new().route("/events/{id}", get(page)).route("/events/{id}/deliver", post(deliver))
+    Router::new()
+        .route("/events/{id}", get(page))
+        .route("/events/{id}/deliver", post(deliver))
+        .route("/events/{id}/replay", post(replay))
 }
 
 #[derive(Template)]
@@ -47,6 +52,8 @@ struct EventPage {
     headers: Vec<(String, String)>,
     body: BodyView,
     deliveries: Vec<DeliveryLine>,
+    /// Where it may be replayed to, besides the subscriptions of its source.
+    destinations: Vec<Choice>,
 }
 
 struct DeliveryLine {
@@ -56,6 +63,8 @@ struct DeliveryLine {
     words: String,
     next: Option<Moment>,
     webhook_id: String,
+    replay: Option<String>,
+    actions: Actions,
     attempts: Vec<AttemptLine>,
 }
 
@@ -72,8 +81,30 @@ struct AttemptLine {
     truncated: bool,
 }
 
+/// What a person may do with a delivery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Actions {
+    pub(super) retry: Option<&'static str>,
+    pub(super) cancel: Option<&'static str>,
+}
+
+impl Actions {
+    pub(super) fn of(delivery: &Delivery) -> Self {
+        let (retry, cancel) = match (delivery.status.as_str(), delivery.hold.as_deref()) {
+            ("pending", _) => (Some("Retry now"), Some("Cancel")),
+            ("held", Some("parked")) => (Some("Retry"), Some("Skip")),
+            ("held", Some("order")) => (None, Some("Skip")),
+            ("held", _) => (None, Some("Cancel")),
+            ("leased", _) => (None, None),
+            ("delivered", _) => (Some("Send again"), None),
+            _ => (Some("Retry"), None),
+        };
+        Self { retry, cancel }
+    }
+}
+
 /// The state of a delivery, and a sentence about it.
-fn words(delivery: &Delivery) -> (Status, String) {
+pub(super) fn words(delivery: &Delivery) -> (Status, String) {
     let attempts = match delivery.attempts {
         0 => "no attempt yet".to_owned(),
         1 => "1 attempt".to_owned(),
@@ -85,7 +116,16 @@ fn words(delivery: &Delivery) -> (Status, String) {
         "pending" => (Status::new("…", "pending", ""), format!("it waits for its next try: {attempts}")),
         "leased" => (Status::new("…", "under way", ""), format!("attempt {} is under way", delivery.attempts)),
         "held" => {
-            (Status::new("‖", "held", "warn"), "its destination is disabled; enabling it sends what is held".to_owned())
+            let why = match delivery.hold.as_deref() {
+                Some("order") => {
+                    "it waits for its turn: one of its key goes before it. Skip it to leave it out".to_owned()
+                }
+                Some("parked") => format!(
+                    "given up, and those behind it of its key wait for you: {attempts}. Retry it, or skip it to let them go on"
+                ),
+                _ => "something on its way is paused: its destination is disabled, or its subscription or source is paused; resuming that sends what is held".to_owned(),
+            };
+            (Status::new("‖", "held", "warn"), why)
         }
         "dropped" => (Status::new("–", "dropped", ""), "a rule of the subscription left it out".to_owned()),
         _ => (Status::new("–", "cancelled", ""), format!("ended by hand, or its subscription was removed: {attempts}")),
@@ -107,6 +147,8 @@ impl DeliveryLine {
             words,
             next: delivery.next_attempt_ms.filter(|_| delivery.status == "pending").map(Moment::of),
             webhook_id: format!("msg_{}", id::encode(delivery.webhook_id)),
+            replay: delivery.replay_id.map(|id| ReplayId(id).to_string()),
+            actions: Actions::of(delivery),
             attempts: lines,
         }
     }
@@ -179,6 +221,35 @@ async fn deliver(user: PageUser, State(state): State<AppState>, id: ApiResult<Pa
     }
 }
 
+/// Where an event is replayed to.
+#[derive(Debug, Deserialize)]
+struct ReplayForm {
+    /// Empty for the subscriptions of its source.
+    #[serde(default)]
+    destination_id: String,
+}
+
+/// The button that replays the event.
+async fn replay(
+    user: PageUser,
+    State(state): State<AppState>,
+    id: ApiResult<PathId<EventId>>,
+    Form(form): Form<ReplayForm>,
+) -> Response {
+    let name = user.name.clone();
+    let outcome = async {
+        let PathId(id) = id?;
+        let destination = Some(form.destination_id.as_str()).filter(|text| !text.is_empty());
+        let destination = destination.map(str::parse::<DestinationId>).transpose().map_err(|_| ApiError::NotFound)?;
+        begin_one(&state, &user.principal, id, None, destination).await?;
+        ApiResult::Ok(id)
+    };
+    match outcome.await {
+        Ok(id) => Redirect::to(&format!("/events/{id}")).into_response(),
+        Err(error) => problem_page(error, Some(name)),
+    }
+}
+
 async fn build(user: PageUser, state: &AppState, id: ApiResult<PathId<EventId>>) -> ApiResult<EventPage> {
     let PathId(id) = id?;
     user.principal.require(Scope::Read)?;
@@ -196,6 +267,12 @@ async fn build(user: PageUser, state: &AppState, id: ApiResult<PathId<EventId>>)
             destination.map_or_else(|| "a destination that was removed".to_owned(), |destination| destination.name);
         deliveries.push(DeliveryLine::new(&delivery, name, attempts));
     }
+    let destinations = store.destinations(workspace, None, OFFERED_SOURCES).await?;
+    let choice = |row: hookyard_shared::store::destinations::Destination| Choice {
+        value: DestinationId(row.destination_id).to_string(),
+        text: row.name,
+        chosen: false,
+    };
     let query = event.query.as_ref().map(|query| format!("?{query}")).unwrap_or_default();
     Ok(EventPage {
         user: Some(user.name),
@@ -210,6 +287,7 @@ async fn build(user: PageUser, state: &AppState, id: ApiResult<PathId<EventId>>)
         headers: header_lines(&event.headers),
         body: BodyView::new(&start, event.body_bytes),
         deliveries,
+        destinations: destinations.into_iter().map(choice).collect(),
         event_type: event.event_type.unwrap_or_else(|| "—".to_owned()),
         provider_event_id: event.provider_event_id.unwrap_or_else(|| "—".to_owned()),
         duplicate_of: event.duplicate_of.map(|id| EventId(id).to_string()),
@@ -261,6 +339,22 @@ mod tests {
     }
 
     #[test]
+    fn what_is_held_says_why_and_what_can_be_done() {
+        for (status, hold, words_of_it, retry, cancel) in [
+            ("held", Some("paused"), "paused", None, Some("Cancel")),
+            ("held", Some("order"), "goes before it", None, Some("Skip")),
+            ("held", Some("parked"), "skip it to let them go on", Some("Retry"), Some("Skip")),
+            ("pending", None, "next try", Some("Retry now"), Some("Cancel")),
+            ("leased", None, "under way", None, None),
+            ("failed", None, "given up", Some("Retry"), None),
+        ] {
+            let delivery = Delivery { hold: hold.map(str::to_owned), ..delivery(status) };
+            assert_eq!(Actions::of(&delivery), Actions { retry, cancel }, "{status} {hold:?}");
+            assert!(words(&delivery).1.contains(words_of_it), "{}", words(&delivery).1);
+        }
+    }
+
+    #[test]
     fn what_strangers_sent_and_answered_is_text() {
         let evil = "<img src=x onerror=alert(1)>";
         let mut line = DeliveryLine::new(&delivery("leased"), evil.into(), Vec::new());
@@ -283,6 +377,7 @@ mod tests {
             headers: vec![("x-a".into(), evil.into())],
             body: BodyView::new(evil.as_bytes(), 27),
             deliveries: vec![line],
+            destinations: vec![Choice { value: "dst_1".into(), text: evil.into(), chosen: false }],
         };
         let text = page.render().unwrap();
         assert!(!text.contains("<img src=x"), "{text}");

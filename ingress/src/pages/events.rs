@@ -36,6 +36,8 @@ struct EventsPage {
     statuses: Vec<Choice>,
     q: String,
     filtered: bool,
+    /// Where what the filter shows is replayed.
+    replay: String,
     older: Option<String>,
     newest: Option<String>,
 }
@@ -201,6 +203,7 @@ async fn build(user: PageUser, state: &AppState, page: ApiResult<PageQuery>, uri
             .collect(),
         q: filter.q.clone().unwrap_or_default(),
         filtered: filter != hookyard_shared::store::events::EventFilter::default(),
+        replay: format!("/replays/new{}", address(uri, None).trim_start_matches(uri.path())),
         older: listing.next_cursor.map(|cursor| address(uri, Some(&cursor))),
         newest: page.cursor.map(|_| address(uri, None)),
     })
@@ -248,6 +251,7 @@ mod tests {
             statuses: Vec::new(),
             q: "\"><b>".into(),
             filtered: true,
+            replay: "/replays/new?q=%22%3E%3Cb%3E".into(),
             older: None,
             newest: None,
         };

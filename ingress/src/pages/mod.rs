@@ -1,5 +1,6 @@
 //! The pages: rendered here, usable without JavaScript, one file each.
 
+mod deliveries;
 mod destination;
 pub mod event;
 pub mod events;
@@ -8,6 +9,7 @@ mod login;
 pub mod overview;
 mod register;
 mod rejections;
+mod replays;
 mod rules;
 mod secrets;
 mod source;
@@ -28,6 +30,8 @@ pub fn router() -> Router<AppState> {
         .merge(overview::routes())
         .merge(events::routes())
         .merge(event::routes())
+        .merge(deliveries::routes())
+        .merge(replays::routes())
         .merge(rejections::routes())
         .merge(secrets::routes())
         .merge(source::routes())

@@ -162,7 +162,24 @@ pub struct DeliveryFilter {
     pub parked: bool,
     /// Made by this replay.
     pub replay: Option<ReplayId>,
+    /// Made at or after.
+    pub created_after: Option<Millis>,
+    /// Made before.
+    pub created_before: Option<Millis>,
 }
+
+/// Whether a row of `delivery` is in the workspace `$1`, before the cursor `$2`, and one of a [`DeliveryFilter`], whose
+/// values are `$3` to `$10`. The event is not among them: it has an index of its own.
+macro_rules! delivery_matches {
+    () => {
+        "workspace_id = $1 AND delivery_id < $2
+         AND ($3 IS NULL OR subscription_id = $3) AND ($4 IS NULL OR destination_id = $4) AND ($5 IS NULL OR status = $5)
+         AND ($6 IS NULL OR EXISTS (SELECT 1 FROM event AS e WHERE e.event_id = delivery.event_id AND e.source_id = $6))
+         AND (NOT $7 OR hold = 'parked') AND ($8 IS NULL OR replay_id = $8)
+         AND ($9 IS NULL OR created_ms >= $9) AND ($10 IS NULL OR created_ms < $10)"
+    };
+}
+pub(super) use delivery_matches;
 
 /// What became of a wish to change a delivery.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -194,62 +211,42 @@ impl Store {
         cursor: Option<Uuid>,
         limit: i64,
     ) -> sqlx::Result<Vec<Delivery>> {
-        let cursor = cursor.unwrap_or(Uuid::max());
-        let subscription = filter.subscription.map(|id| id.0);
-        let destination = filter.destination.map(|id| id.0);
-        let status = filter.status.map(DeliveryStatus::as_str);
-        let source = filter.source.map(|id| id.0);
-        let replay = filter.replay.map(|id| id.0);
+        macro_rules! ask {
+            ($which:literal) => {
+                q!(
+                    &self.db,
+                    fetch_all as Delivery,
+                    concat!(
+                        "SELECT ",
+                        columns!(),
+                        " FROM delivery WHERE ",
+                        delivery_matches!(),
+                        " AND ",
+                        $which,
+                        " ORDER BY delivery_id DESC LIMIT $11"
+                    ),
+                    workspace.0,
+                    cursor.unwrap_or(Uuid::max()),
+                    filter.subscription.map(|id| id.0),
+                    filter.destination.map(|id| id.0),
+                    filter.status.map(DeliveryStatus::as_str),
+                    filter.source.map(|id| id.0),
+                    filter.parked,
+                    filter.replay.map(|id| id.0),
+                    filter.created_after,
+                    filter.created_before,
+                    limit,
+                    filter.event.map(|id| id.0)
+                )
+            };
+        }
         // Several texts, because the deliveries of one event and those that are parked have indexes of their own.
-        match filter.event {
-            Some(event) => q!(
-                &self.db,
-                fetch_all as Delivery,
-                concat!("SELECT ", columns!(), " FROM delivery WHERE event_id = $6 AND workspace_id = $1 AND delivery_id < $2
-                   AND ($3 IS NULL OR subscription_id = $3) AND ($4 IS NULL OR destination_id = $4)
-                   AND ($5 IS NULL OR status = $5) AND (NOT $9 OR hold = 'parked') AND ($10 IS NULL OR replay_id = $10)
-                   AND ($8 IS NULL OR EXISTS (SELECT 1 FROM event AS e WHERE e.event_id = delivery.event_id AND e.source_id = $8))
-                 ORDER BY delivery_id DESC LIMIT $7"),
-                workspace.0,
-                cursor,
-                subscription,
-                destination,
-                status,
-                event.0,
-                limit,
-                source,
-                filter.parked,
-                replay
-            ),
-            None if filter.parked => q!(
-                &self.db,
-                fetch_all as Delivery,
-                concat!("SELECT ", columns!(), " FROM delivery WHERE workspace_id = $1 AND delivery_id < $2 AND hold = 'parked'
-                   AND ($3 IS NULL OR subscription_id = $3) AND ($4 IS NULL OR destination_id = $4)
-                 ORDER BY delivery_id DESC LIMIT $5"),
-                workspace.0,
-                cursor,
-                subscription,
-                destination,
-                limit
-            ),
-            None => q!(
-                &self.db,
-                fetch_all as Delivery,
-                concat!("SELECT ", columns!(), " FROM delivery WHERE workspace_id = $1 AND delivery_id < $2
-                   AND ($3 IS NULL OR subscription_id = $3) AND ($4 IS NULL OR destination_id = $4)
-                   AND ($5 IS NULL OR status = $5) AND ($8 IS NULL OR replay_id = $8)
-                   AND ($7 IS NULL OR EXISTS (SELECT 1 FROM event AS e WHERE e.event_id = delivery.event_id AND e.source_id = $7))
-                 ORDER BY delivery_id DESC LIMIT $6"),
-                workspace.0,
-                cursor,
-                subscription,
-                destination,
-                status,
-                limit,
-                source,
-                replay
-            ),
+        if filter.event.is_some() {
+            ask!("event_id = $12")
+        } else if filter.parked {
+            ask!("$12 IS NULL AND hold = 'parked'")
+        } else {
+            ask!("$12 IS NULL")
         }
     }
 
@@ -296,13 +293,15 @@ impl Store {
         if found.status == "leased" || matches!(found.hold.as_deref(), Some("paused" | "order")) {
             return Ok(Transition::Refused { status: found.status, hold: found.hold });
         }
+        // What was replayed to another destination was never the subscription's.
         let ends = q!(
             tx &mut tx,
             fetch_optional as (Uuid,),
-            "SELECT s.subscription_id FROM subscription AS s JOIN destination AS t ON t.destination_id = s.destination_id
-             WHERE s.subscription_id = $1 AND t.destination_id = $2",
+            "SELECT t.destination_id FROM destination AS t WHERE t.destination_id = $2
+               AND ($3 OR EXISTS (SELECT 1 FROM subscription AS s WHERE s.subscription_id = $1 AND s.destination_id = $2))",
             found.subscription_id,
-            found.destination_id
+            found.destination_id,
+            found.replay_id.is_some()
         )?;
         if ends.is_none() {
             return Ok(Transition::NowhereToGo);

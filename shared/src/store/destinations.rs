@@ -274,6 +274,8 @@ impl Store {
         for (subscription,) in &subscriptions {
             remember_removed(&mut tx, *subscription, id.0, self.now_ms()).await?;
         }
+        // By its own id, for what was replayed to it and is nobody's subscription.
+        remember_removed(&mut tx, id.0, id.0, self.now_ms()).await?;
         for text in [
             "DELETE FROM pace WHERE destination_id = $1",
             "DELETE FROM breaker WHERE destination_id = $1",

@@ -111,6 +111,31 @@ pub struct EventFilter {
     pub q: Option<String>,
 }
 
+impl EventFilter {
+    /// What its search asks for: one event by its id, or a text.
+    pub(super) fn asked(&self) -> (Option<EventId>, Option<&str>) {
+        let text = self.q.as_deref().map(str::trim).filter(|text| !text.is_empty());
+        let by_id = text.and_then(|text| text.parse::<EventId>().ok());
+        (by_id, text.filter(|_| by_id.is_none()))
+    }
+}
+
+/// Whether the event `i` is one of an [`EventFilter`]: source, type, status and times are `$3` to `$7`, the search is `$8`
+/// (an id), `$9` (a text) and `$10` (its [`prefix_pattern`]).
+macro_rules! event_matches {
+    () => {
+        "($3 IS NULL OR i.source_id = $3)
+         AND ($4 IS NULL OR i.event_type = $4)
+         AND ($5 IS NULL OR EXISTS (SELECT 1 FROM delivery AS d WHERE d.event_id = i.event_id AND d.status = $5))
+         AND ($6 IS NULL OR i.received_ms >= $6)
+         AND ($7 IS NULL OR i.received_ms < $7)
+         AND ($8 IS NULL OR i.event_id = $8)
+         AND ($9 IS NULL OR i.provider_event_id = $9 OR lower(i.event_type) LIKE lower($10) ESCAPE '\\'
+              OR lower(i.path) LIKE lower($10) ESCAPE '\\')"
+    };
+}
+pub(super) use event_matches;
+
 impl Store {
     /// The events of a workspace older than the cursor, newest first.
     ///
@@ -123,14 +148,12 @@ impl Store {
         cursor: Option<Uuid>,
         limit: i64,
     ) -> sqlx::Result<Vec<EventSummary>> {
-        let text = filter.q.as_deref().map(str::trim).filter(|text| !text.is_empty());
-        let by_id = text.and_then(|text| text.parse::<EventId>().ok());
-        let text = text.filter(|_| by_id.is_none());
+        let (by_id, text) = filter.asked();
         // The inner query ends at the limit; only then are deliveries counted.
         q!(
             &self.db,
             fetch_all as EventSummary,
-            "SELECT e.*,
+            concat!("SELECT e.*,
                     (SELECT count(*) FROM delivery AS d WHERE d.event_id = e.event_id) AS deliveries,
                     (SELECT count(*) FROM delivery AS d WHERE d.event_id = e.event_id AND d.status = 'delivered') AS delivered,
                     (SELECT count(*) FROM delivery AS d WHERE d.event_id = e.event_id AND d.status = 'failed') AS failed,
@@ -140,16 +163,9 @@ impl Store {
                           duplicate_of, CAST(length(body) AS BIGINT) AS body_bytes
                    FROM event AS i
                    WHERE workspace_id = $1 AND event_id < $2
-                     AND ($3 IS NULL OR source_id = $3)
-                     AND ($4 IS NULL OR event_type = $4)
-                     AND ($5 IS NULL OR EXISTS (SELECT 1 FROM delivery AS d WHERE d.event_id = i.event_id AND d.status = $5))
-                     AND ($6 IS NULL OR received_ms >= $6)
-                     AND ($7 IS NULL OR received_ms < $7)
-                     AND ($8 IS NULL OR event_id = $8)
-                     AND ($9 IS NULL OR provider_event_id = $9 OR lower(event_type) LIKE lower($10) ESCAPE '\\'
-                          OR lower(path) LIKE lower($10) ESCAPE '\\')
+                     AND ", event_matches!(), "
                    ORDER BY event_id DESC LIMIT $11) AS e
-             ORDER BY e.event_id DESC",
+             ORDER BY e.event_id DESC"),
             workspace.0,
             cursor.unwrap_or(Uuid::max()),
             filter.source.map(|source| source.0),
@@ -236,7 +252,7 @@ impl Store {
 }
 
 /// A LIKE pattern for texts that begin with this one.
-fn prefix_pattern(text: &str) -> String {
+pub(super) fn prefix_pattern(text: &str) -> String {
     let mut pattern = String::with_capacity(text.len() + 1);
     for c in text.chars() {
         if matches!(c, '%' | '_' | '\\') {

@@ -1,6 +1,7 @@
 //! The store: everything that is on record. SQL lives here and nowhere else, by noun.
 
 pub mod api_keys;
+pub mod bulk;
 mod catalog_rows;
 mod changes;
 mod db;
@@ -15,6 +16,7 @@ mod migrate;
 mod noun_tests;
 pub mod rejections;
 pub mod relay;
+pub mod replays;
 pub mod sessions;
 pub mod settings;
 pub mod sources;

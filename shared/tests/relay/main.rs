@@ -44,6 +44,7 @@ macro_rules! on_both {
 mod limits;
 mod order;
 mod repeats;
+mod replays;
 mod tokens;
 
 /// A store with one workspace and one destination of concurrency 3.
@@ -186,9 +187,10 @@ impl Bench {
             execute,
             "INSERT INTO source (source_id, workspace_id, name, source_key, provider, scheme, methods, enabled, max_body_bytes,
                     response_status, version, created_ms, updated_ms)
-             VALUES ($1, $2, 's', 'key', 'hmac', '{}', 'POST', TRUE, 1024, 200, 1, 0, 0)",
+             VALUES ($1, $2, 's', $3, 'hmac', '{}', 'POST', TRUE, 1024, 200, 1, 0, 0)",
             source.0,
-            self.workspace.0
+            self.workspace.0,
+            source.to_string()
         )
         .unwrap();
         q!(

@@ -85,7 +85,7 @@ impl Plan {
         let catalog = lanes.base.catalog.snapshot();
         let destination = catalog.destination(job.destination_id).cloned();
         let subscription = catalog.subscription(job.subscription_id);
-        let policy = match (&destination, subscription) {
+        let mut policy = match (&destination, subscription) {
             (Some(destination), Some(subscription)) => subscription.policy_for(destination),
             (Some(destination), None) => {
                 DeliveryPolicy::of(&Default::default(), &destination.policy, destination.timeout)
@@ -93,6 +93,10 @@ impl Plan {
             (None, _) => DeliveryPolicy::default(),
         };
         let replayed = job.line.0 == FlowKey::REPLAYS;
+        if replayed {
+            // A person wants it sent although it is old.
+            policy.max_age = None;
+        }
         Self {
             paused: !replayed && subscription.is_some_and(|s| catalog.is_paused(s)),
             ordering: subscription.and_then(|s| s.ordering.clone()).filter(|_| job.order_key.is_some()),
@@ -101,10 +105,10 @@ impl Plan {
         }
     }
 
-    /// Whether the delivery is older than it may be; a person's wish to send it again is not.
+    /// Whether the delivery is older than it may be.
     fn is_too_old(&self, job: &Job, now: i64) -> bool {
         let age = Duration::from_millis((now - job.accepted_ms).max(0).unsigned_abs());
-        job.line.0 != FlowKey::REPLAYS && self.policy.max_age.is_some_and(|most| age > most)
+        self.policy.max_age.is_some_and(|most| age > most)
     }
 }
 

@@ -9,9 +9,9 @@ use serde_json::{Value, json};
 use super::{App, Reply, SAME};
 
 /// A logged-in user.
-struct User<'a> {
-    app: &'a App,
-    cookie: String,
+pub(super) struct User<'a> {
+    pub(super) app: &'a App,
+    pub(super) cookie: String,
 }
 
 impl User<'_> {
@@ -21,30 +21,30 @@ impl User<'_> {
         let path = if path.starts_with("/api") { path.to_owned() } else { format!("/api/v1{path}") };
         self.app.send(method, &path, &all, body).await
     }
-    async fn get(&self, path: &str) -> Reply {
+    pub(super) async fn get(&self, path: &str) -> Reply {
         self.send(Method::GET, path, &[], None).await
     }
-    async fn post(&self, path: &str, body: Value) -> Reply {
+    pub(super) async fn post(&self, path: &str, body: Value) -> Reply {
         self.send(Method::POST, path, &[], Some(body)).await
     }
-    async fn patch(&self, path: &str, body: Value) -> Reply {
+    pub(super) async fn patch(&self, path: &str, body: Value) -> Reply {
         self.send(Method::PATCH, path, &[], Some(body)).await
     }
-    async fn delete(&self, path: &str) -> Reply {
+    pub(super) async fn delete(&self, path: &str) -> Reply {
         self.send(Method::DELETE, path, &[], None).await
     }
-    async fn create(&self, path: &str, body: Value) -> Value {
+    pub(super) async fn create(&self, path: &str, body: Value) -> Value {
         let reply = self.post(path, body).await;
         assert_eq!(reply.status, StatusCode::CREATED, "{}", reply.text);
         assert_eq!(reply.headers["etag"], "\"1\"");
         reply.json()
     }
-    async fn page(&self, path: &str) -> Reply {
+    pub(super) async fn page(&self, path: &str) -> Reply {
         self.app.get(path, &[("cookie", &self.cookie)]).await
     }
 }
 
-fn pointers(reply: &Reply) -> Vec<String> {
+pub(super) fn pointers(reply: &Reply) -> Vec<String> {
     assert_eq!(
         (reply.status, reply.code().as_str()),
         (StatusCode::UNPROCESSABLE_ENTITY, "validation_failed"),
@@ -54,12 +54,12 @@ fn pointers(reply: &Reply) -> Vec<String> {
     reply.json()["errors"].as_array().unwrap().iter().map(|e| e["pointer"].as_str().unwrap().to_owned()).collect()
 }
 
-fn text(value: &Value) -> &str {
+pub(super) fn text(value: &Value) -> &str {
     value.as_str().unwrap_or_else(|| panic!("{value} is no text"))
 }
 
 /// One event with one delivery, as the worker stores them.
-async fn relayed(app: &App, subscription: &Value, body: &'static [u8]) -> (EventId, DeliveryId) {
+pub(super) async fn relayed(app: &App, subscription: &Value, body: &'static [u8]) -> (EventId, DeliveryId) {
     let parse = |name: &str| text(&subscription[name]).to_owned();
     let source: SourceId = parse("source_id").parse().unwrap();
     let workspace_id = app.state.store.source_rows(source.0).await.unwrap()[0].workspace_id.into();

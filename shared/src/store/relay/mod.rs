@@ -10,6 +10,7 @@ mod pace;
 mod persist;
 mod record;
 mod repeat;
+mod replay;
 mod retention;
 mod tidy;
 
@@ -26,3 +27,4 @@ pub use pace::{Paced, turns};
 pub use persist::{NewDelivery, NewStatus, Persisted};
 pub use record::{AttemptRecord, AttemptState, Next, Recorded};
 pub use repeat::{DeliverAnyway, RepeatCheck};
+pub use replay::{REPLAY_UNFINISHED, ReplayStep};

@@ -54,7 +54,8 @@ macro_rules! first_wins {
     };
     (stands) => {
         "(r.event_id = excluded.event_id OR (r.routed AND excluded.received_ms <= r.until_ms AND NOT EXISTS (
-            SELECT 1 FROM delivery AS d WHERE d.event_id = r.event_id AND d.status IN ('failed', 'cancelled'))))"
+            SELECT 1 FROM delivery AS d WHERE d.event_id = r.event_id AND d.replay_id IS NULL
+              AND d.status IN ('failed', 'cancelled'))))"
     };
 }
 pub(super) use first_wins;

@@ -64,6 +64,15 @@ impl Store {
                 SELECT source_id, digest FROM event_repeat WHERE until_ms < $1 ORDER BY until_ms LIMIT 500)"},
             now
         )?);
+        removed.push(q!(
+            tx &mut tx,
+            execute,
+            "DELETE FROM replay WHERE replay_id IN (
+                SELECT replay_id FROM replay WHERE replay_id < $1 AND finished_ms < $2 AND due_ms IS NULL
+                ORDER BY replay_id LIMIT 500)",
+            events,
+            events_before
+        )?);
         q!(tx &mut tx, execute, "DELETE FROM session WHERE expires_ms < $1", now)?;
         q!(tx &mut tx, execute, "DELETE FROM idempotency WHERE created_ms < $1", now - 86_400_000)?;
         q!(tx &mut tx, execute, "DELETE FROM login_throttle WHERE updated_ms < $1", now - 86_400_000)?;

@@ -62,10 +62,12 @@ impl Store {
             "SELECT subscription_id, destination_id FROM removed_subscription"
         )?;
         for (subscription, destination) in removed {
+            // A destination that was removed stands there by its own id: everything to it goes.
+            let subscription = Some(subscription).filter(|id| *id != destination);
             let mut cancelled = CANCEL_BATCH;
             while cancelled == CANCEL_BATCH {
                 let Some(mut tx) = self.begin_tidying().await? else { return Ok(()) };
-                cancelled = cancel_waiting(&mut tx, destination, Some(subscription), self.now_ms()).await?;
+                cancelled = cancel_waiting(&mut tx, destination, subscription, self.now_ms()).await?;
                 tx.commit().await?;
             }
         }

@@ -1,0 +1,666 @@
+//! The deliveries of replays, made a portion at a time: a portion and the place that it ends at are one transaction, so that
+//! each event is replayed once, through crashes and by however many workers.
+//!
+//! Events are walked oldest first by their key, so that what is looked at next is found by an index whatever the filter
+//! matches. Replays of one workspace are made one at a time: what two of them send to one receiver has one `webhook-id`.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use sqlx::{AssertSqlSafe, SqlSafeStr};
+use uuid::Uuid;
+
+use super::claim::FlowKey;
+use super::{placeholders, portions};
+use crate::clock::Millis;
+use crate::id::{DeliveryId, EventId, ReplayId, WorkspaceId};
+use crate::store::events::{EventFilter, event_matches, prefix_pattern};
+use crate::store::replays::{Matches, Replay, Selection, Target, replay_columns};
+use crate::store::{Store, Tx};
+use crate::{q, row};
+
+/// Deliveries of a replay that have not ended, at most; a little more where one event has many.
+pub const REPLAY_UNFINISHED: i64 = 1_000;
+/// Deliveries that one transaction makes.
+const PORTION: i64 = 250;
+/// With less room than this it waits, so that portions stay worth their transaction.
+const ROOM: i64 = 100;
+/// How long it waits for room, in milliseconds.
+const ROOM_WAIT_MS: i64 = 100;
+/// Events that one transaction looks at.
+const WINDOW: i64 = 500;
+/// Events that a count looks at in one statement.
+const COUNT_WINDOW: i64 = 2_000;
+/// Events that are counted, at most.
+const COUNT_MOST: i64 = 100_000;
+/// A portion at a rate is what the rate makes in this part of a second.
+const RATE_PARTS: i64 = 4;
+/// As much of the time that a rate lost is made up for, in milliseconds.
+const CATCH_UP_MS: i64 = 500;
+/// Deliveries that one transaction cancels.
+const CANCEL: i64 = 500;
+/// Between looks for what comes back to wait after a stop, in milliseconds.
+const CANCEL_AGAIN_MS: i64 = 1_000;
+/// An event's id may have been made a little before the event is said to have come in.
+const ID_SLACK_MS: i64 = 60_000;
+
+row! {
+    /// A delivery to be made.
+    #[derive(Debug, Clone)]
+    pub(crate) struct Pair {
+        event_id: Uuid,
+        subscription_id: Uuid,
+        revision: i64,
+        destination_id: Uuid,
+        enabled: bool,
+        webhook_id: Option<Uuid>,
+    }
+}
+
+/// What a turn of a replay did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ReplayStep {
+    /// Deliveries made.
+    pub made: usize,
+    /// Deliveries cancelled.
+    pub cancelled: u64,
+    /// Where what was made is due.
+    pub due: Vec<FlowKey>,
+    /// Nothing is left to be made.
+    pub ended: bool,
+}
+
+/// The deliveries that the events of a range make: by subscriptions of their sources, or to one destination. `$1` is the
+/// workspace, the range is from `$2` (not with it) to `$11`, between them the filter; `$12` the target, `$13` only what has not
+/// arrived there and is not on its way, `$14` repeats too that were kept back.
+macro_rules! pairs {
+    (subscriptions, $select:literal, $end:literal) => {
+        concat!(
+            $select,
+            "SELECT i.event_id, s.subscription_id, s.revision, t.destination_id, t.enabled,
+                coalesce((SELECT d.webhook_id FROM delivery AS d WHERE d.event_id = i.event_id AND d.destination_id = t.destination_id
+                            AND d.subscription_id = s.subscription_id ORDER BY d.delivery_id LIMIT 1),
+                         (SELECT d.webhook_id FROM delivery AS d WHERE d.event_id = i.event_id AND d.destination_id = t.destination_id
+                          ORDER BY d.delivery_id LIMIT 1)) AS webhook_id
+             FROM event AS i JOIN subscription AS s ON s.source_id = i.source_id
+             JOIN destination AS t ON t.destination_id = s.destination_id
+             WHERE i.workspace_id = $1 AND i.event_id > $2 AND i.event_id <= $11 AND ",
+            event_matches!(),
+            "  AND (s.subscription_id = $12 OR $12 IS NULL AND s.enabled)
+               AND (NOT $13 OR NOT EXISTS (SELECT 1 FROM delivery AS d WHERE d.event_id = i.event_id AND d.destination_id = t.destination_id
+                        AND d.subscription_id = s.subscription_id AND d.status IN ('delivered', 'pending', 'held', 'leased')))
+               AND ($14 OR i.duplicate_of IS NULL OR EXISTS (SELECT 1 FROM delivery AS d WHERE d.event_id = i.event_id))
+             ",
+            $end
+        )
+    };
+    (destination, $select:literal, $end:literal) => {
+        concat!(
+            $select,
+            // The subscription that would bring it there, else the one that it first went by, else none.
+            "SELECT i.event_id,
+                coalesce((SELECT s.subscription_id FROM subscription AS s WHERE s.source_id = i.source_id AND s.destination_id = t.destination_id
+                          ORDER BY s.subscription_id LIMIT 1),
+                         (SELECT d.subscription_id FROM delivery AS d WHERE d.event_id = i.event_id ORDER BY d.delivery_id LIMIT 1),
+                         $15) AS subscription_id,
+                coalesce((SELECT s.revision FROM subscription AS s WHERE s.source_id = i.source_id AND s.destination_id = t.destination_id
+                          ORDER BY s.subscription_id LIMIT 1),
+                         (SELECT d.revision FROM delivery AS d WHERE d.event_id = i.event_id ORDER BY d.delivery_id LIMIT 1),
+                         0) AS revision,
+                t.destination_id, t.enabled,
+                (SELECT d.webhook_id FROM delivery AS d WHERE d.event_id = i.event_id AND d.destination_id = t.destination_id
+                 ORDER BY d.delivery_id LIMIT 1) AS webhook_id
+             FROM event AS i JOIN destination AS t ON t.workspace_id = i.workspace_id
+             WHERE i.workspace_id = $1 AND i.event_id > $2 AND i.event_id <= $11 AND ",
+            event_matches!(),
+            "  AND t.destination_id = $12
+               AND (NOT $13 OR NOT EXISTS (SELECT 1 FROM delivery AS d WHERE d.event_id = i.event_id AND d.destination_id = t.destination_id
+                        AND d.status IN ('delivered', 'pending', 'held', 'leased')))
+               AND ($14 OR i.duplicate_of IS NULL OR EXISTS (SELECT 1 FROM delivery AS d WHERE d.event_id = i.event_id))
+             ",
+            $end
+        )
+    };
+}
+
+/// The values of [`pairs`] up to `$14`.
+macro_rules! ask {
+    ([$($how:tt)*], $text:tt, $wanted:expr, $after:expr, $to:expr $(, $more:expr)*) => {
+        q!(
+            $($how)*,
+            $text,
+            $wanted.workspace,
+            $after,
+            $wanted.filter.source.map(|id| id.0),
+            $wanted.filter.event_type.as_deref(),
+            $wanted.filter.status.map(|status| status.as_str()),
+            $wanted.filter.received_after,
+            $wanted.filter.received_before,
+            $wanted.filter.asked().0.map(|id| id.0),
+            $wanted.filter.asked().1,
+            $wanted.filter.asked().1.map(prefix_pattern),
+            $to,
+            $wanted.target.subscription().or($wanted.target.destination()),
+            $wanted.undelivered,
+            $wanted.repeats
+            $(, $more)*
+        )
+    };
+}
+
+/// A selection, ready to be asked for.
+struct Wanted {
+    workspace: Uuid,
+    filter: EventFilter,
+    target: Target,
+    undelivered: bool,
+    /// Whoever names an event means it, be it a repeat.
+    repeats: bool,
+    named: Vec<EventId>,
+}
+
+impl Wanted {
+    fn new(workspace: Uuid, selection: Selection, target: Target) -> Self {
+        let (filter, undelivered) = (selection.filter(), selection.undelivered);
+        let repeats = !selection.event_ids.is_empty();
+        Self { workspace, filter, target, undelivered, repeats, named: selection.event_ids }
+    }
+
+    /// What the events of a range make, in their order; `limit` at most.
+    async fn pairs(&self, tx: &mut Tx, range: (Uuid, Uuid), limit: i64) -> sqlx::Result<Vec<Pair>> {
+        // The locks hold off whoever removes what the deliveries are for, until they are there to be cancelled.
+        match self.target {
+            Target::Destination(_) => ask!(
+                [tx tx, fetch_all as Pair],
+                {pg: pairs!(destination, "", "ORDER BY i.event_id LIMIT $16 FOR KEY SHARE OF t"),
+                 sqlite: pairs!(destination, "", "ORDER BY i.event_id LIMIT $16")},
+                self, range.0, range.1, Uuid::nil(), limit
+            ),
+            Target::Subscriptions | Target::Subscription(_) => ask!(
+                [tx tx, fetch_all as Pair],
+                {pg: pairs!(subscriptions, "", "ORDER BY i.event_id, s.subscription_id LIMIT $15 FOR KEY SHARE OF s, t"),
+                 sqlite: pairs!(subscriptions, "", "ORDER BY i.event_id, s.subscription_id LIMIT $15")},
+                self, range.0, range.1, limit
+            ),
+        }
+    }
+
+    /// How many events of a range make how many deliveries.
+    async fn count(&self, store: &Store, range: (Uuid, Uuid)) -> sqlx::Result<(i64, i64)> {
+        match self.target {
+            Target::Destination(_) => ask!(
+                [&store.db, fetch_one as (i64, i64)],
+                {pg: pairs!(destination, "SELECT count(DISTINCT p.event_id), count(*) FROM (", ") AS p"),
+                 sqlite: pairs!(destination, "SELECT count(DISTINCT p.event_id), count(*) FROM (", ") AS p")},
+                self, range.0, range.1, Uuid::nil()
+            ),
+            Target::Subscriptions | Target::Subscription(_) => ask!(
+                [&store.db, fetch_one as (i64, i64)],
+                {pg: pairs!(subscriptions, "SELECT count(DISTINCT p.event_id), count(*) FROM (", ") AS p"),
+                 sqlite: pairs!(subscriptions, "SELECT count(DISTINCT p.event_id), count(*) FROM (", ") AS p")},
+                self, range.0, range.1
+            ),
+        }
+    }
+
+    /// What the next events make, `most` at most unless one event makes more by itself; and up to where that is.
+    async fn next(&self, tx: &mut Tx, at: Uuid, last: Uuid, most: i64) -> sqlx::Result<(Vec<Pair>, Option<Uuid>)> {
+        if self.repeats {
+            return self.next_named(tx, at, most).await;
+        }
+        let window = q!(
+            tx &mut *tx,
+            fetch_all as (Uuid,),
+            "SELECT event_id FROM event WHERE workspace_id = $1 AND event_id > $2 AND event_id <= $3 ORDER BY event_id LIMIT $4",
+            self.workspace,
+            at,
+            last,
+            WINDOW
+        )?;
+        let Some((end,)) = window.last().copied() else { return Ok((Vec::new(), None)) };
+        let found = self.pairs(tx, (at, end), most + 1).await?;
+        match whole_events(found, most) {
+            Cut::All(pairs) => Ok((pairs, Some(end))),
+            Cut::UpTo(pairs, event) => Ok((pairs, Some(event))),
+            Cut::One(event) => Ok((self.pairs(tx, (before(event), event), i64::MAX).await?, Some(event))),
+        }
+    }
+
+    async fn next_named(&self, tx: &mut Tx, at: Uuid, most: i64) -> sqlx::Result<(Vec<Pair>, Option<Uuid>)> {
+        let (mut pairs, mut end) = (Vec::new(), None);
+        for event in self.named.iter().filter(|event| event.0 > at) {
+            pairs.extend(self.pairs(tx, (before(event.0), event.0), i64::MAX).await?);
+            end = Some(event.0);
+            if i64::try_from(pairs.len()).is_ok_and(|made| made >= most) {
+                break;
+            }
+        }
+        Ok((pairs, end))
+    }
+}
+
+/// Pairs without those of an event that was not read to its end.
+#[derive(Debug)]
+enum Cut {
+    /// There are no more.
+    All(Vec<Pair>),
+    /// There are more after this event.
+    UpTo(Vec<Pair>, Uuid),
+    /// Not even the first event was read to its end.
+    One(Uuid),
+}
+
+fn whole_events(mut found: Vec<Pair>, most: i64) -> Cut {
+    let Some(cut) = found.last().map(|pair| pair.event_id) else { return Cut::All(found) };
+    if i64::try_from(found.len()).is_ok_and(|rows| rows <= most) {
+        return Cut::All(found);
+    }
+    found.retain(|pair| pair.event_id != cut);
+    match found.last().map(|pair| pair.event_id) {
+        Some(event) => Cut::UpTo(found, event),
+        None => Cut::One(cut),
+    }
+}
+
+/// The key just before another.
+fn before(id: Uuid) -> Uuid {
+    Uuid::from_u128(id.as_u128().saturating_sub(1))
+}
+
+/// When a replay goes on that was due then, has made so many now, and makes `rate` a second.
+fn next_due(due: Millis, now: Millis, made: usize, rate: Option<i64>) -> Millis {
+    match rate {
+        None => now,
+        Some(rate) => {
+            let made = i64::try_from(made).unwrap_or(i64::MAX / 2_000);
+            due.max(now - CATCH_UP_MS) + (made * 1_000 + rate.max(1) - 1) / rate.max(1)
+        }
+    }
+}
+
+impl Store {
+    /// The keys between which the events of a selection lie, the first not with them.
+    pub(in crate::store) async fn replay_range(
+        &self,
+        workspace: WorkspaceId,
+        selection: &Selection,
+    ) -> sqlx::Result<(Uuid, Uuid)> {
+        if let (Some(first), Some(last)) = (selection.event_ids.first(), selection.event_ids.last()) {
+            return Ok((before(first.0), last.0));
+        }
+        let newest = q!(
+            &self.db,
+            fetch_optional as (Uuid,),
+            "SELECT event_id FROM event WHERE workspace_id = $1 ORDER BY event_id DESC LIMIT 1",
+            workspace.0
+        )?;
+        let after = selection.received_after.map_or(0, |ms| (ms - ID_SLACK_MS).max(0).unsigned_abs());
+        let from = Uuid::from_u128(u128::from(after) << 80);
+        Ok((from, newest.map_or(Uuid::nil(), |(id,)| id)))
+    }
+
+    /// How many events a replay would be about, counted for as long as `patience` at most.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn count_replay(
+        &self,
+        workspace: WorkspaceId,
+        selection: &Selection,
+        target: Target,
+        patience: Duration,
+    ) -> sqlx::Result<Matches> {
+        let end = Instant::now() + patience;
+        let (mut at, last) = self.replay_range(workspace, selection).await?;
+        let wanted = Wanted::new(workspace.0, selection.clone(), target);
+        let mut matches = Matches { events: 0, deliveries: 0, complete: true };
+        let add = |matches: &mut Matches, (events, deliveries): (i64, i64)| {
+            matches.events += events;
+            matches.deliveries += deliveries;
+        };
+        for event in &wanted.named {
+            add(&mut matches, wanted.count(self, (before(event.0), event.0)).await?);
+        }
+        while wanted.named.is_empty() {
+            let window = q!(
+                &self.db,
+                fetch_all as (Uuid,),
+                "SELECT event_id FROM event WHERE workspace_id = $1 AND event_id > $2 AND event_id <= $3 ORDER BY event_id LIMIT $4",
+                workspace.0,
+                at,
+                last,
+                COUNT_WINDOW
+            )?;
+            let Some((to,)) = window.last().copied() else { break };
+            add(&mut matches, wanted.count(self, (at, to)).await?);
+            at = to;
+            if at < last && (matches.events >= COUNT_MOST || Instant::now() > end) {
+                matches.complete = false;
+                break;
+            }
+        }
+        Ok(matches)
+    }
+
+    /// Replays that a worker is to go on with now, longest due first; and how long, in milliseconds, until the next is.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn due_replays(&self) -> sqlx::Result<(Vec<ReplayId>, Option<i64>)> {
+        let rows = q!(
+            &self.db,
+            fetch_all as (Uuid, i64),
+            "SELECT replay_id, due_ms FROM replay WHERE due_ms IS NOT NULL ORDER BY due_ms LIMIT 64"
+        )?;
+        if rows.is_empty() {
+            return Ok((Vec::new(), None));
+        }
+        let now = self.store_now_ms().await?;
+        let next = rows.iter().find(|(_, due)| *due > now).map(|(_, due)| due - now);
+        Ok((rows.iter().filter(|(_, due)| *due <= now).map(|(id, _)| ReplayId(*id)).collect(), next))
+    }
+
+    /// Goes on with a replay that is due: makes a portion of deliveries, or cancels one if it was stopped. Nothing if another
+    /// worker is at it.
+    ///
+    /// # Errors
+    /// When the store does not answer; nothing is changed then, or (if the connection broke at the commit) the whole portion
+    /// with its place.
+    pub async fn step_replay(&self, id: ReplayId) -> sqlx::Result<Option<ReplayStep>> {
+        let store_now = self.store_now_ms().await?;
+        let mut tx = self.db.begin().await?;
+        let found = q!(
+            tx &mut tx,
+            fetch_optional as Replay,
+            {pg: concat!("SELECT ", replay_columns!(), " FROM replay WHERE replay_id = $1 AND due_ms <= $2 FOR UPDATE SKIP LOCKED"),
+             sqlite: concat!("SELECT ", replay_columns!(), " FROM replay WHERE replay_id = $1 AND due_ms <= $2")},
+            id.0,
+            store_now
+        )?;
+        let Some(replay) = found else { return Ok(None) };
+        let step = if replay.state == "running" {
+            if !alone_in_workspace(&mut tx, replay.workspace_id).await? {
+                return Ok(None);
+            }
+            self.make(&mut tx, &replay, store_now).await?
+        } else {
+            self.cancel_portion(&mut tx, &replay, store_now).await?
+        };
+        fail::fail_point!("replay.commit", |_| Err(sqlx::Error::Io(std::io::Error::other("injected"))));
+        tx.commit().await?;
+        Ok(Some(step))
+    }
+
+    async fn make(&self, tx: &mut Tx, replay: &Replay, store_now: Millis) -> sqlx::Result<ReplayStep> {
+        if let Some(reason) = target_gone(tx, replay).await? {
+            // What it made may still wait, and is cancelled like after any other stop.
+            self.save_place(
+                tx,
+                replay,
+                &Place { state: "stopped", reason: Some(reason), ..Place::of(replay, store_now) },
+            )
+            .await?;
+            return Ok(ReplayStep { ended: true, ..ReplayStep::default() });
+        }
+        let room = REPLAY_UNFINISHED - unfinished(tx, replay.replay_id, REPLAY_UNFINISHED).await?;
+        if room < ROOM {
+            let waiting = Place { due_ms: Some(store_now + ROOM_WAIT_MS), ..Place::of(replay, store_now) };
+            self.save_place(tx, replay, &waiting).await?;
+            return Ok(ReplayStep::default());
+        }
+        let at_rate = replay.rate.map_or(PORTION, |rate| (rate / RATE_PARTS).max(1));
+        let wanted = Wanted::new(replay.workspace_id, replay.selection(), replay.target());
+        let (pairs, end) = wanted.next(tx, replay.at_event, replay.last_event, PORTION.min(room).min(at_rate)).await?;
+        self.insert_replayed(tx, replay, &pairs, store_now).await?;
+        let events: BTreeSet<Uuid> = pairs.iter().map(|pair| pair.event_id).collect();
+        let ended = end.is_none_or(|end| end >= replay.last_event);
+        let due = next_due(replay.due_ms.unwrap_or(store_now), store_now, pairs.len(), replay.rate);
+        let place = Place {
+            state: if ended { "done" } else { "running" },
+            reason: None,
+            events: events.len() as i64,
+            deliveries: pairs.len() as i64,
+            at_event: end.unwrap_or(replay.last_event),
+            due_ms: (!ended).then_some(due),
+        };
+        self.save_place(tx, replay, &place).await?;
+        let destinations: BTreeSet<Uuid> = pairs.iter().filter(|p| p.enabled).map(|p| p.destination_id).collect();
+        let flow = |destination_id| FlowKey { destination_id, flow_id: FlowKey::REPLAYS, class: FlowKey::BACKLOG };
+        let due = destinations.into_iter().map(flow).collect();
+        Ok(ReplayStep { made: pairs.len(), cancelled: 0, due, ended })
+    }
+
+    async fn save_place(&self, tx: &mut Tx, replay: &Replay, place: &Place) -> sqlx::Result<()> {
+        let now = self.now_ms();
+        let finished = matches!(place.state, "stopped" | "done").then_some(now);
+        q!(
+            tx tx,
+            execute,
+            "UPDATE replay SET state = $2, reason = $3, events = events + $4, deliveries = deliveries + $5, at_event = $6, due_ms = $7,
+                    finished_ms = $8, updated_ms = $9
+             WHERE replay_id = $1",
+            replay.replay_id,
+            place.state,
+            place.reason,
+            place.events,
+            place.deliveries,
+            place.at_event,
+            place.due_ms,
+            finished,
+            now
+        )
+        .map(drop)
+    }
+
+    async fn insert_replayed(
+        &self,
+        tx: &mut Tx,
+        replay: &Replay,
+        pairs: &[Pair],
+        store_now: Millis,
+    ) -> sqlx::Result<()> {
+        let now = self.now_ms();
+        let ids: Vec<Uuid> = pairs.iter().map(|_| DeliveryId::new().0).collect();
+        match tx {
+            Tx::Pg(_) if pairs.is_empty() => {}
+            Tx::Pg(tx) => {
+                sqlx::query(
+                    "INSERT INTO delivery (delivery_id, workspace_id, event_id, subscription_id, revision, destination_id, output,
+                            webhook_id, status, hold, flow_id, class, replay_id, attempts, failures, next_attempt_ms, created_ms)
+                     SELECT p.delivery_id, $1, p.event_id, p.subscription_id, p.revision, p.destination_id, 0, p.webhook_id,
+                            CASE WHEN p.enabled THEN 'pending' ELSE 'held' END, CASE WHEN NOT p.enabled THEN 'paused' END,
+                            $2, $3, $4, 0, 0, $5, $6
+                     FROM UNNEST($7::uuid[], $8::uuid[], $9::uuid[], $10::bigint[], $11::uuid[], $12::bool[], $13::uuid[])
+                          AS p (delivery_id, event_id, subscription_id, revision, destination_id, enabled, webhook_id)",
+                )
+                .bind(replay.workspace_id)
+                .bind(FlowKey::REPLAYS)
+                .bind(FlowKey::BACKLOG)
+                .bind(replay.replay_id)
+                .bind(store_now)
+                .bind(now)
+                .bind(&ids)
+                .bind(pairs.iter().map(|p| p.event_id).collect::<Vec<_>>())
+                .bind(pairs.iter().map(|p| p.subscription_id).collect::<Vec<_>>())
+                .bind(pairs.iter().map(|p| p.revision).collect::<Vec<_>>())
+                .bind(pairs.iter().map(|p| p.destination_id).collect::<Vec<_>>())
+                .bind(pairs.iter().map(|p| p.enabled).collect::<Vec<_>>())
+                .bind(pairs.iter().zip(&ids).map(|(p, id)| p.webhook_id.unwrap_or(*id)).collect::<Vec<_>>())
+                .execute(&mut **tx)
+                .await?;
+            }
+            Tx::Sqlite(tx) => {
+                let rows: Vec<(Uuid, &Pair)> = ids.into_iter().zip(pairs).collect();
+                for portion in portions(&rows) {
+                    let text = format!(
+                        "INSERT INTO delivery (delivery_id, workspace_id, event_id, subscription_id, revision, destination_id, output,
+                            webhook_id, status, hold, flow_id, class, replay_id, attempts, failures, next_attempt_ms, created_ms)
+                         VALUES {}",
+                        placeholders(portion.len(), 17)
+                    );
+                    let mut query = sqlx::query(AssertSqlSafe(text).into_sql_str());
+                    for (id, pair) in portion {
+                        query = query
+                            .bind(*id)
+                            .bind(replay.workspace_id)
+                            .bind(pair.event_id)
+                            .bind(pair.subscription_id)
+                            .bind(pair.revision)
+                            .bind(pair.destination_id)
+                            .bind(0_i64)
+                            .bind(pair.webhook_id.unwrap_or(*id))
+                            .bind(if pair.enabled { "pending" } else { "held" })
+                            .bind((!pair.enabled).then_some("paused"))
+                            .bind(FlowKey::REPLAYS)
+                            .bind(FlowKey::BACKLOG)
+                            .bind(replay.replay_id)
+                            .bind(0_i64)
+                            .bind(0_i64)
+                            .bind(store_now)
+                            .bind(now);
+                    }
+                    query.execute(&mut **tx).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Cancels a portion of what waits of a stopped replay. What is under way at this moment may come back to wait, and is
+    /// looked for until nothing is left.
+    async fn cancel_portion(&self, tx: &mut Tx, replay: &Replay, store_now: Millis) -> sqlx::Result<ReplayStep> {
+        let cancelled = q!(
+            tx &mut *tx,
+            execute,
+            {pg: "UPDATE delivery SET status = 'cancelled', hold = NULL, next_attempt_ms = NULL, finished_ms = $2
+                  WHERE delivery_id = ANY(ARRAY(
+                      SELECT delivery_id FROM delivery WHERE replay_id = $1 AND status IN ('pending', 'held')
+                      LIMIT $3 FOR UPDATE SKIP LOCKED))",
+             sqlite: "UPDATE delivery SET status = 'cancelled', hold = NULL, next_attempt_ms = NULL, finished_ms = $2
+                  WHERE delivery_id IN (
+                      SELECT delivery_id FROM delivery WHERE replay_id = $1 AND status IN ('pending', 'held') LIMIT $3)"},
+            replay.replay_id,
+            self.now_ms(),
+            CANCEL
+        )?;
+        let left = unfinished(tx, replay.replay_id, 1).await? > 0;
+        let due = match cancelled >= CANCEL.unsigned_abs() {
+            true => Some(store_now),
+            false => left.then_some(store_now + CANCEL_AGAIN_MS),
+        };
+        q!(tx tx, execute, "UPDATE replay SET due_ms = $2 WHERE replay_id = $1", replay.replay_id, due)?;
+        Ok(ReplayStep { cancelled, ended: !left, ..ReplayStep::default() })
+    }
+}
+
+/// How a replay stands after a portion.
+struct Place {
+    state: &'static str,
+    reason: Option<&'static str>,
+    /// Events and deliveries of the portion.
+    events: i64,
+    deliveries: i64,
+    at_event: Uuid,
+    due_ms: Option<Millis>,
+}
+
+impl Place {
+    /// As it was.
+    fn of(replay: &Replay, now: Millis) -> Self {
+        let at_event = replay.at_event;
+        Self { state: "running", reason: None, events: 0, deliveries: 0, at_event, due_ms: Some(now) }
+    }
+}
+
+/// Whether no other replay of the workspace is being made; then none is until the transaction ends.
+async fn alone_in_workspace(tx: &mut Tx, workspace: Uuid) -> sqlx::Result<bool> {
+    // SQLite has one writer, and this transaction is it.
+    let Tx::Pg(tx) = tx else { return Ok(true) };
+    // The random half of the id. That of another workspace may be the same; they then wait for each other.
+    let key = workspace.as_u128() as u64 as i64;
+    let (mine,): (bool,) =
+        sqlx::query_as("SELECT pg_try_advisory_xact_lock($1)").bind(key).fetch_one(&mut **tx).await?;
+    Ok(mine)
+}
+
+/// Deliveries of a replay that have not ended, counted to `most`.
+async fn unfinished(tx: &mut Tx, replay: Uuid, most: i64) -> sqlx::Result<i64> {
+    let (count,) = q!(
+        tx tx,
+        fetch_one as (i64,),
+        "SELECT count(*) FROM (SELECT 1 FROM delivery WHERE replay_id = $1 AND status IN ('pending', 'held', 'leased') LIMIT $2) AS d",
+        replay,
+        most
+    )?;
+    Ok(count)
+}
+
+/// Why a replay cannot go on: what it goes to was removed.
+async fn target_gone(tx: &mut Tx, replay: &Replay) -> sqlx::Result<Option<&'static str>> {
+    let (text, id, reason) = match replay.target() {
+        Target::Subscriptions => return Ok(None),
+        Target::Subscription(id) => (
+            "SELECT subscription_id FROM subscription WHERE workspace_id = $1 AND subscription_id = $2",
+            id.0,
+            "its subscription was removed",
+        ),
+        Target::Destination(id) => (
+            "SELECT destination_id FROM destination WHERE workspace_id = $1 AND destination_id = $2",
+            id.0,
+            "its destination was removed",
+        ),
+    };
+    let found = q!(tx tx, fetch_optional as (Uuid,), text, replay.workspace_id, id)?;
+    Ok(found.is_none().then_some(reason))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pairs(events: &[u128]) -> Vec<Pair> {
+        let pair = |event: &u128| Pair {
+            event_id: Uuid::from_u128(*event),
+            subscription_id: Uuid::nil(),
+            revision: 1,
+            destination_id: Uuid::nil(),
+            enabled: true,
+            webhook_id: None,
+        };
+        events.iter().map(pair).collect()
+    }
+
+    #[test]
+    fn a_portion_ends_between_two_events() {
+        for (events, most, taken, up_to) in [
+            (&[][..], 2, 0, None),
+            (&[1, 2], 2, 2, None),
+            (&[1, 2, 3], 2, 2, Some(2)),
+            (&[1, 2, 2], 2, 1, Some(1)),
+            (&[1, 1, 1], 2, 0, Some(1)),
+        ] {
+            let (pairs, end) = match whole_events(pairs(events), most) {
+                Cut::All(pairs) => (pairs, None),
+                Cut::UpTo(pairs, end) => (pairs, Some(end)),
+                Cut::One(end) => (Vec::new(), Some(end)),
+            };
+            assert_eq!((pairs.len(), end), (taken, up_to.map(Uuid::from_u128)), "{events:?}");
+        }
+    }
+
+    #[test]
+    fn a_rate_is_kept_by_when_the_next_portion_is_due() {
+        // due, now, made, rate → next due
+        for (due, now, made, rate, next) in [
+            (0, 1_000, 250, None, 1_000),
+            (1_000, 1_000, 25, Some(100), 1_250),
+            (1_000, 1_010, 25, Some(100), 1_250),
+            (1_000, 9_000, 25, Some(100), 8_750),
+            (1_000, 1_000, 1, Some(1), 2_000),
+            (1_000, 1_000, 0, Some(1), 1_000),
+            (1_000, 1_000, 1, Some(3), 1_334),
+        ] {
+            assert_eq!(next_due(due, now, made, rate), next, "{due} {now} {made} {rate:?}");
+        }
+    }
+}
