@@ -362,6 +362,26 @@ async fn kill_nobody_while_the_broker_is_frozen_and_no_answer_takes_longer_than_
     bench.judge("broker frozen", &ledger, 0, 10).await;
 }
 
+async fn answers_of_the_store_that_get_lost_cost_nothing(profile: Profile) {
+    // Claims, outcomes and batches of which nobody hears that they are in the store.
+    let builder = Stack::builder(profile).env("FAILPOINTS", "store.answer_lost=10%return");
+    let bench = Bench::start(builder).await;
+    let sender = bench.sender().rate(300.0);
+    sender.send(1_500).await;
+    // What is leased by a lost answer is given back; none of it was sent.
+    bench.judge(&format!("answers of the store get lost, {profile:?}"), &sender.ledger(), 0, 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_of_the_store_that_get_lost_cost_nothing_embedded() {
+    answers_of_the_store_that_get_lost_cost_nothing(Profile::Embedded).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_of_the_store_that_get_lost_cost_nothing_distributed() {
+    answers_of_the_store_that_get_lost_cost_nothing(Profile::Distributed).await;
+}
+
 // ---- isolation and limits --------------------------------------------------------------------------------------------
 
 #[tokio::test(flavor = "multi_thread")]

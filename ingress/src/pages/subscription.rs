@@ -108,9 +108,7 @@ async fn build(user: PageUser, state: &AppState, id: ApiResult<PathId<Subscripti
         revision: row.revision,
         policy: PolicyForm::of(row.policy.as_deref()),
         ordered: rule.is_some(),
-        key: rule
-            .map(|rule| rule.key.0.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))
-            .unwrap_or_default(),
+        key: rule.map(|rule| key_text(rule)).unwrap_or_default(),
         skips: rule.is_some_and(|rule| rule.when_given_up == WhenGivenUp::Skip),
         max_attempts: rule.and_then(|rule| rule.max_attempts).map(|n| n.to_string()).unwrap_or_default(),
         parked: parked
@@ -128,6 +126,11 @@ async fn build(user: PageUser, state: &AppState, id: ApiResult<PathId<Subscripti
             .collect(),
         name: row.name,
     })
+}
+
+/// Where the key is, as the form takes it: the first place, which is the only one that a form has made.
+fn key_text(rule: &Ordering) -> String {
+    rule.key.0.first().cloned().map(String::from).unwrap_or_default()
 }
 
 /// Back to the page, or the problem.

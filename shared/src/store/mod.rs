@@ -130,6 +130,15 @@ impl Store {
         self.clock.now_ms()
     }
 
+    /// How far this machine's clock is ahead of the store's, in milliseconds; 0 where they are the same.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn clock_skew_ms(&self) -> sqlx::Result<Millis> {
+        let theirs = self.store_now_ms().await?;
+        Ok(self.now_ms() - theirs)
+    }
+
     /// The store's own time, which leases and due times are compared with. SQLite shares the machine's.
     ///
     /// # Errors

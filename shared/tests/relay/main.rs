@@ -271,6 +271,29 @@ async fn a_batch_routed_before_a_change_is_not_written(bench: Bench) {
     assert_eq!(known, Persisted::New { events: HashSet::new(), repeats: 0 }, "known events are no sign of a change");
 }
 
+/// Machines whose clocks are an hour apart agree on leases and on what is due: the store's clock decides.
+#[tokio::test(flavor = "multi_thread")]
+async fn clocks_that_disagree_move_neither_leases_nor_retries() {
+    let bench = Bench::postgres().await;
+    let slow = bench.worker().await;
+    let fast = Store { clock: Clock::with_offset(3_600_000), ..bench.store.clone() };
+    let late = Store { clock: Clock::with_offset(-3_600_000), ..bench.store.clone() };
+    let ahead = WorkerId::new();
+    fast.register_worker(ahead, "ahead", 60_000).await.unwrap();
+    for store in [&fast, &late] {
+        assert_eq!(store.reap_workers().await.unwrap(), 0, "nobody's lease has ended");
+        assert!(store.renew_worker(slow, 60_000).await.unwrap());
+    }
+    let made = bench.persist(ahead, 2, NewStatus::Leased).await;
+    fast.record(ahead, &[record(made[0].id, 1, Next::RetryIn(60_000))]).await.unwrap();
+    late.record(ahead, &[record(made[1].id, 1, Next::RetryIn(0))]).await.unwrap();
+    let rooms = [Room { flow: FlowKey { class: FlowKey::RETRY, ..bench.flow() }, room: 10 }];
+    let due = fast.claim(ahead, &rooms).await.unwrap();
+    assert_eq!(due.iter().map(|c| c.delivery_id).collect::<Vec<_>>(), [made[1].id.0], "one is due, by any clock");
+    let skew = fast.clock_skew_ms().await.unwrap();
+    assert!((3_590_000..3_610_000).contains(&skew), "{skew}");
+}
+
 async fn changes_made_at_once_are_all_counted(bench: Bench) {
     let before = bench.store.catalog_version().await.unwrap();
     let changes = (0..20).map(|_| async {

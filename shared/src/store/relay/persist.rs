@@ -131,7 +131,9 @@ impl Store {
         let in_order = deliveries.iter().any(|delivery| delivery.order_key.is_some());
         let mut batch = Batch { worker, events, deliveries, repeats, routed_by, places: &[], now: self.now_ms() };
         if let (Db::Pg(pool), false) = (&self.db, in_order) {
-            return insert_pg(pool, &batch).await;
+            let outcome = insert_pg(pool, &batch).await?;
+            super::lose_the_answer()?;
+            return Ok(outcome);
         }
         let store_now = self.store_now_ms().await?;
         let mut tx = self.db.begin().await?;
@@ -142,6 +144,7 @@ impl Store {
         if let Persisted::New { .. } = outcome {
             order::promote(&mut tx, &keys, store_now).await?;
             tx.commit().await?;
+            super::lose_the_answer()?;
         }
         Ok(outcome)
     }

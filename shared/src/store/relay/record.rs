@@ -138,6 +138,7 @@ impl Store {
         records.sort_unstable_by_key(|r| r.delivery_id.0);
         if let (Db::Pg(pool), true) = (&self.db, keys.is_empty()) {
             let superseded = record_pg(pool, worker, &records).await?;
+            super::lose_the_answer()?;
             return Ok(Recorded { superseded, due: vec![] });
         }
         let store_now = self.store_now_ms().await?;
@@ -149,6 +150,7 @@ impl Store {
         };
         let due = order::promote(&mut tx, &keys, store_now).await?;
         tx.commit().await?;
+        super::lose_the_answer()?;
         Ok(Recorded { superseded, due })
     }
 }
