@@ -81,8 +81,8 @@ async fn a_rate_holds_over_all_workers(profile: Profile) {
     let received = sink.received("/slow");
     for (n, one) in received.iter().enumerate() {
         let within = received[n..].iter().filter(|other| other.at - one.at < Duration::from_secs(1)).count();
-        // Turns that come late on a busy machine come together; they are few, and taken a quarter of a second ahead.
-        assert!(within <= 20 + 8, "{within} requests within a second");
+        // On a busy machine turns come late, each worker's for a tenth of a second together; later ones are dropped.
+        assert!(within <= 20 + 10, "{within} requests within a second");
     }
 }
 

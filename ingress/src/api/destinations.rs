@@ -4,6 +4,7 @@ mod broker;
 mod connection;
 mod connection_view;
 mod probe;
+mod request;
 mod rotate;
 mod view;
 
@@ -14,23 +15,21 @@ use axum::http::{HeaderName, HeaderValue, StatusCode};
 use hookyard_shared::auth::Scope;
 use hookyard_shared::egress::DialError;
 use hookyard_shared::id::DestinationId;
-use hookyard_shared::model::HttpVersion;
-use hookyard_shared::model::connection::Signature;
 use hookyard_shared::signing::SigningSecret;
 use hookyard_shared::store::destinations::Destination;
 use secrecy::ExposeSecret as _;
-use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::change::{changed_meanwhile, checked_name, expect_version, field};
 use super::error::{ApiError, ApiResult, FieldError, Problem};
-use super::extract::{ApiJson, IfMatch, Listing, PageQuery, PathId, Principal, etag, present};
+use super::extract::{ApiJson, IfMatch, Listing, PageQuery, PathId, Principal, etag};
 use super::pause::{Way, release, set_destination_paused};
-use super::policy::{PolicyChange, Resume, RetryField as Retry};
+use super::policy::{PolicyChange, Resume};
 use crate::state::AppState;
-use connection::{AuthField, ConnectionChange, HeaderField, RabbitmqField, TlsField};
+use connection::ConnectionChange;
+pub(crate) use request::DestinationChange;
+use request::{InspectorAnswer, Kind, NewDestination, Rate};
 pub(crate) use rotate::{OVERLAP_S, rotate_secret};
 use view::{CreatedDestination, DestinationView, EnabledDestination, InspectionView};
 
@@ -53,242 +52,6 @@ pub fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(inspections))
         .merge(rotate::routes())
         .merge(probe::routes())
-}
-
-/// What receives.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-enum Kind {
-    /// A URL.
-    #[default]
-    Http,
-    /// Hookyard itself, which keeps what it receives for people to look at.
-    Inspector,
-    /// An exchange of a RabbitMQ.
-    Rabbitmq,
-}
-
-impl Kind {
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Http => "http",
-            Self::Inspector => "inspector",
-            Self::Rabbitmq => "rabbitmq",
-        }
-    }
-}
-
-/// A new destination.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-struct NewDestination {
-    /// For people.
-    #[schema(example = "Orders")]
-    name: String,
-    /// What receives.
-    #[serde(default)]
-    kind: Kind,
-    /// Where to: a URL of http or https, or `amqps://user:password@host:port/vhost` for `rabbitmq`.
-    #[serde(default)]
-    #[schema(example = "https://orders.example.com/webhooks")]
-    url: Option<String>,
-    /// Requests at once; 16 unless given.
-    #[serde(default)]
-    #[schema(minimum = 1, maximum = 256)]
-    concurrency: Option<i64>,
-    /// How long an attempt may take; 30,000 unless given.
-    #[serde(default)]
-    #[schema(minimum = 1000, maximum = 60000)]
-    timeout_ms: Option<i64>,
-    /// Requests begun in a period, over all workers; unlimited unless given.
-    #[serde(default)]
-    rate: Option<Rate>,
-    /// Whether a circuit breaker spares it while it fails; true unless given.
-    #[serde(default)]
-    breaker: Option<bool>,
-    /// When failed deliveries are tried again: `{"schedule": [5, 300]}`, or `{"strategy": "exponential", "first_s": 5,
-    /// "max_attempts": 10}` with `factor` and `max_wait_s`, or `{"strategy": "linear", "wait_s": 60, "max_attempts": 10}`;
-    /// up to 50 attempts over 30 days, with `jitter_percent`.
-    #[serde(default)]
-    #[schema(value_type = Option<Object>)]
-    retry: Option<Retry>,
-    /// Answers after which a delivery is tried again; any other that is not 2xx gives it up at once.
-    #[serde(default)]
-    #[schema(value_type = Option<String>, example = "500-599, 408, 429, !501")]
-    retry_on: Option<String>,
-    /// How long after its event was accepted a delivery is tried first, in seconds.
-    #[serde(default)]
-    #[schema(value_type = Option<u64>, minimum = 1, maximum = 2592000)]
-    delay_s: Option<u64>,
-    /// How long after its event was accepted a delivery is tried at all, in seconds.
-    #[serde(default)]
-    #[schema(value_type = Option<u64>, minimum = 1, maximum = 2592000)]
-    max_age_s: Option<u64>,
-    /// What proves us to the receiver besides the signature; nothing unless given.
-    #[serde(default)]
-    auth: Option<AuthField>,
-    /// What stands in `webhook-signature`: `hmac` unless given, `ed25519` (a key of ours, the answer has the public one) or
-    /// `both`.
-    #[serde(default)]
-    #[schema(value_type = Option<String>)]
-    signature: Option<Signature>,
-    /// Headers that every request has.
-    #[serde(default)]
-    headers: Option<Vec<HeaderField>>,
-    /// How TLS is set up.
-    #[serde(default)]
-    tls: Option<TlsField>,
-    /// Which HTTP is spoken: `auto` unless given, `http1` or `http2`.
-    #[serde(default)]
-    #[schema(value_type = Option<String>)]
-    http: Option<HttpVersion>,
-    /// Where on a RabbitMQ events go, for `rabbitmq`.
-    #[serde(default)]
-    rabbitmq: Option<RabbitmqField>,
-    /// What an inspector answers.
-    #[serde(default)]
-    inspector: Option<InspectorAnswer>,
-    /// Whether deliveries go out; true unless given.
-    #[serde(default)]
-    enabled: Option<bool>,
-}
-
-/// A rate limit. Requests begin evenly spaced.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Rate {
-    /// Requests begun in each period.
-    #[schema(minimum = 1, maximum = 1000000)]
-    limit: i64,
-    /// The period.
-    per: Period,
-}
-
-/// The period of a rate limit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum Period {
-    /// A second.
-    Second,
-    /// A minute.
-    Minute,
-    /// An hour.
-    Hour,
-}
-
-impl Rate {
-    /// The rate of a stored destination.
-    pub(super) fn of(row: &Destination) -> Option<Self> {
-        let per = match row.rate_per.as_str() {
-            "hour" => Period::Hour,
-            "minute" => Period::Minute,
-            _ => Period::Second,
-        };
-        row.rate_limit.map(|limit| Self { limit, per })
-    }
-
-    fn store(given: Option<Self>, row: &mut Destination) {
-        row.rate_limit = given.map(|rate| rate.limit);
-        let per = given.map_or(Period::Second, |rate| rate.per);
-        row.rate_per = match per {
-            Period::Second => "second",
-            Period::Minute => "minute",
-            Period::Hour => "hour",
-        }
-        .to_owned();
-    }
-}
-
-/// What an inspector answers.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-struct InspectorAnswer {
-    /// HTTP status.
-    #[serde(default)]
-    #[schema(minimum = 200, maximum = 599)]
-    status: Option<i64>,
-    /// After how long.
-    #[serde(default)]
-    #[schema(minimum = 0, maximum = 60000)]
-    delay_ms: Option<i64>,
-}
-
-/// What to change of a destination.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-struct DestinationChange {
-    /// For people.
-    #[serde(default)]
-    name: Option<String>,
-    /// Where to, for `http`.
-    #[serde(default)]
-    url: Option<String>,
-    /// Whether deliveries go out. What comes in while it is disabled is held.
-    #[serde(default)]
-    enabled: Option<bool>,
-    /// Requests at once.
-    #[serde(default)]
-    #[schema(minimum = 1, maximum = 256)]
-    concurrency: Option<i64>,
-    /// How long an attempt may take.
-    #[serde(default)]
-    #[schema(minimum = 1000, maximum = 60000)]
-    timeout_ms: Option<i64>,
-    /// Requests begun in a period, over all workers; null for unlimited.
-    #[serde(default, deserialize_with = "present")]
-    #[schema(value_type = Option<Rate>)]
-    rate: Option<Option<Rate>>,
-    /// Whether a circuit breaker spares it while it fails.
-    #[serde(default)]
-    breaker: Option<bool>,
-    /// When failed deliveries are tried again: `{"schedule": [5, 300]}`, or `{"strategy": "exponential", "first_s": 5,
-    /// "max_attempts": 10}` with `factor` and `max_wait_s`, or `{"strategy": "linear", "wait_s": 60, "max_attempts": 10}`;
-    /// up to 50 attempts over 30 days, with `jitter_percent`. Null goes back to the
-    /// default, here as below. Deliveries that exist follow the change.
-    #[serde(default, deserialize_with = "present")]
-    #[schema(value_type = Option<Object>)]
-    retry: Option<Option<Retry>>,
-    /// Answers after which a delivery is tried again; any other that is not 2xx gives it up at once.
-    #[serde(default, deserialize_with = "present")]
-    #[schema(value_type = Option<String>, example = "500-599, 408, 429, !501")]
-    retry_on: Option<Option<String>>,
-    /// How long after its event was accepted a delivery is tried first, in seconds.
-    #[serde(default, deserialize_with = "present")]
-    #[schema(value_type = Option<u64>, minimum = 1, maximum = 2592000)]
-    delay_s: Option<Option<u64>>,
-    /// How long after its event was accepted a delivery is tried at all, in seconds.
-    #[serde(default, deserialize_with = "present")]
-    #[schema(value_type = Option<u64>, minimum = 1, maximum = 2592000)]
-    max_age_s: Option<Option<u64>>,
-    /// What proves us to the receiver besides the signature. A secret that is left out stays as it is, here and
-    /// below, while the rest says that it is for the same receiver.
-    #[serde(default, deserialize_with = "present")]
-    #[schema(value_type = Option<AuthField>)]
-    auth: Option<Option<AuthField>>,
-    /// What stands in `webhook-signature`: `hmac`, `ed25519` (a key of ours, the answer has the public one) or
-    /// `both`.
-    #[serde(default, deserialize_with = "present")]
-    #[schema(value_type = Option<String>)]
-    signature: Option<Option<Signature>>,
-    /// Headers that every request has.
-    #[serde(default, deserialize_with = "present")]
-    #[schema(value_type = Option<Vec<HeaderField>>)]
-    headers: Option<Option<Vec<HeaderField>>>,
-    /// How TLS is set up.
-    #[serde(default, deserialize_with = "present")]
-    #[schema(value_type = Option<TlsField>)]
-    tls: Option<Option<TlsField>>,
-    /// Which HTTP is spoken: `auto`, `http1` or `http2`.
-    #[serde(default, deserialize_with = "present")]
-    #[schema(value_type = Option<String>)]
-    http: Option<Option<HttpVersion>>,
-    /// Where on a RabbitMQ events go, for `rabbitmq`.
-    #[serde(default, deserialize_with = "present")]
-    #[schema(value_type = Option<RabbitmqField>)]
-    rabbitmq: Option<Option<RabbitmqField>>,
-    /// What an inspector answers.
-    #[serde(default)]
-    inspector: Option<InspectorAnswer>,
 }
 
 /// Lists destinations, newest first.
@@ -430,8 +193,19 @@ async fn update(
     wanted: IfMatch,
     ApiJson(change): ApiJson<DestinationChange>,
 ) -> ApiResult<Shown> {
+    change_destination(&state, &principal, id, wanted, change).await.map(shown)
+}
+
+/// Changes a destination, for the API and for pages.
+pub(crate) async fn change_destination(
+    state: &AppState,
+    principal: &Principal,
+    id: DestinationId,
+    wanted: IfMatch,
+    change: DestinationChange,
+) -> ApiResult<Destination> {
     principal.require(Scope::Write)?;
-    let mut destination = find(&state, &principal, id).await?;
+    let mut destination = find(state, principal, id).await?;
     expect_version(wanted, destination.version)?;
     let mut errors = Vec::new();
     if let Some(name) = &change.name {
@@ -470,18 +244,18 @@ async fn update(
     match change.url {
         Some(_) if destination.kind == "inspector" => errors.push(field("/url", "an inspector has no URL")),
         Some(url) if destination.kind == "rabbitmq" => connection.url = Some(url),
-        Some(url) => destination.url = checked_url(&state, &url, &mut errors).await.0,
+        Some(url) => destination.url = checked_url(state, &url, &mut errors).await.0,
         None => {}
     }
-    connection.apply(&state, &mut destination, &mut errors).await;
+    connection.apply(state, &mut destination, &mut errors).await;
     if !errors.is_empty() {
         return Err(ApiError::Validation(errors));
     }
     let saved = state.store.update_destination(&destination).await?.ok_or_else(|| changed_meanwhile(wanted))?;
     if change.enabled == Some(true) {
-        release(&state, Way::Destination(id)).await?;
+        release(state, Way::Destination(id)).await?;
     }
-    Ok(shown(saved))
+    Ok(saved)
 }
 
 /// Removes a destination with its subscriptions; what still waits to be delivered to it is cancelled.

@@ -85,7 +85,7 @@ struct NewSubscription {
 /// What to change of a subscription.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct SubscriptionChange {
+pub(crate) struct SubscriptionChange {
     /// For people.
     #[serde(default)]
     name: Option<String>,
@@ -313,8 +313,19 @@ async fn update(
     wanted: IfMatch,
     ApiJson(change): ApiJson<SubscriptionChange>,
 ) -> ApiResult<Shown> {
+    change_subscription(&state, &principal, id, wanted, change).await.map(shown)
+}
+
+/// Changes a subscription, for the API and for pages.
+pub(crate) async fn change_subscription(
+    state: &AppState,
+    principal: &Principal,
+    id: SubscriptionId,
+    wanted: IfMatch,
+    change: SubscriptionChange,
+) -> ApiResult<Subscription> {
     principal.require(Scope::Write)?;
-    let mut subscription = find(&state, &principal, id).await?;
+    let mut subscription = find(state, principal, id).await?;
     expect_version(wanted, subscription.version)?;
     let mut errors = Vec::new();
     if let Some(name) = &change.name {
@@ -339,7 +350,7 @@ async fn update(
     }
     let new_rules = (&subscription.policy, &subscription.ordering) != (&before.0, &before.1);
     let saved = state.store.update_subscription(&subscription, new_rules, principal.user_id).await?;
-    Ok(shown(saved.ok_or_else(|| changed_meanwhile(wanted))?))
+    saved.ok_or_else(|| changed_meanwhile(wanted))
 }
 
 /// Removes a subscription; what still waits to be delivered for it is cancelled.

@@ -1,6 +1,7 @@
 //! The pages: rendered here, usable without JavaScript, one file each.
 
 mod deliveries;
+mod destination;
 pub mod event;
 pub mod events;
 pub(crate) mod layout;
@@ -9,8 +10,10 @@ pub mod overview;
 mod register;
 mod rejections;
 mod replays;
+mod rules;
 mod secrets;
 mod source;
+mod subscription;
 
 use axum::Router;
 
@@ -32,4 +35,6 @@ pub fn router() -> Router<AppState> {
         .merge(rejections::routes())
         .merge(secrets::routes())
         .merge(source::routes())
+        .merge(destination::routes())
+        .merge(subscription::routes())
 }

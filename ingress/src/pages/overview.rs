@@ -6,7 +6,7 @@ use axum::extract::State;
 use axum::response::Response;
 use axum::routing::get;
 use hookyard_shared::auth::Scope;
-use hookyard_shared::id::{DestinationId, SourceId, WorkspaceId};
+use hookyard_shared::id::{DestinationId, SourceId, SubscriptionId, WorkspaceId};
 use hookyard_shared::store::destinations::Destination;
 use hookyard_shared::store::events::{COUNT_LIMIT, EventFilter};
 use hookyard_shared::store::sources::Source;
@@ -77,6 +77,8 @@ struct DestinationLine {
 }
 
 struct SubscriptionLine {
+    id: String,
+    paused: bool,
     name: String,
     source: String,
     destination: String,
@@ -156,6 +158,8 @@ async fn build(user: PageUser, state: &AppState) -> ApiResult<OverviewPage> {
         subscriptions: subscriptions
             .into_iter()
             .map(|row| SubscriptionLine {
+                id: SubscriptionId(row.subscription_id).to_string(),
+                paused: row.paused,
                 source: source_name(&sources, row.source_id.into()),
                 destination: destination_name(&destinations, row.destination_id.into()),
                 name: row.name,

@@ -14,8 +14,10 @@ use serde::Deserialize;
 
 use super::events::{Moment, answer};
 use super::layout::problem_page;
+use super::rules::held_words;
 use crate::api::error::{ApiError, ApiResult};
 use crate::api::extract::{PageUser, PathId};
+use crate::api::pause::state_of_source;
 use crate::api::rejections::verify_all;
 use crate::api::sources::{is_superseded, is_verified, source_url, verification};
 use crate::receive::{Trial, send_trial};
@@ -39,6 +41,10 @@ struct SourcePage {
     id: String,
     name: String,
     enabled: bool,
+    paused: bool,
+    held_now: bool,
+    where_to: String,
+    held: String,
     url: String,
     provider: String,
     set_up: String,
@@ -114,6 +120,7 @@ async fn build(user: PageUser, state: &AppState, id: ApiResult<PathId<SourceId>>
     let row = state.store.source(workspace, id).await?.ok_or(ApiError::NotFound)?;
     let secrets = state.store.source_secrets(workspace, id, id).await?;
     let handshakes = state.store.handshakes(workspace, id, None, SHOWN_HANDSHAKES).await?;
+    let flow = state_of_source(state, &user.principal, id).await?;
     let provider = state.providers.get(&row.provider);
     let scheme: Option<Scheme> = serde_json::from_str(&row.scheme).ok();
     let now = state.store.now_ms();
@@ -122,6 +129,10 @@ async fn build(user: PageUser, state: &AppState, id: ApiResult<PathId<SourceId>>
         user: Some(user.name),
         id: id.to_string(),
         enabled: row.enabled,
+        paused: row.paused,
+        held_now: row.paused,
+        where_to: format!("/sources/{id}"),
+        held: held_words(&flow),
         url: source_url(state, &row.source_key),
         provider: provider.map_or_else(|| row.provider.clone(), |provider| provider.name.clone()),
         set_up: provider.map(|provider| provider.set_up.clone()).unwrap_or_default(),

@@ -377,7 +377,7 @@ impl Worker {
         for (destination, lane) in &mut self.lanes {
             if let Some((_, most)) = lane.wants_turns(now) {
                 let paced =
-                    store.ask(now, dice, |store| store.take_turns(*destination, most.min(256) as i64, 250_000, now))?;
+                    store.ask(now, dice, |store| store.take_turns(*destination, most.min(256) as i64, 100_000, now))?;
                 let first = now + Duration::from_micros(paced.first_in_us.unsigned_abs());
                 lane.give_turns(first, usize::try_from(paced.count).unwrap_or(0));
             }

@@ -18,6 +18,8 @@ const RESERVED: usize = 16;
 /// A lane with a rate limit takes in what it sends in this time.
 const PACED_AHEAD: Duration = Duration::from_secs(2);
 
+/// A turn that is later than this, and than the interval between turns, is not used any more.
+const LATE: Duration = Duration::from_millis(100);
 /// Empty lines that are remembered beside those in use, before it is looked which are worth it.
 const EMPTY_LINES: usize = 64;
 
@@ -205,6 +207,7 @@ impl<J> Lane<J> {
         if self.in_flight >= self.limit() {
             return Pick::Nothing;
         }
+        self.forget_late_turns(now);
         if self.interval.is_some() && self.turns.front().is_none_or(|turn| *turn > now) {
             return if self.waiting == 0 { Pick::Nothing } else { Pick::NotYet };
         }
@@ -264,6 +267,14 @@ impl<J> Lane<J> {
             self.interval = interval;
             self.turns.clear();
             self.ask_again = Duration::ZERO;
+        }
+    }
+
+    /// Drops turns that were not used in time: together they would make a burst.
+    fn forget_late_turns(&mut self, now: Duration) {
+        let patience = self.interval.unwrap_or_default().max(LATE);
+        while self.turns.front().is_some_and(|turn| now.saturating_sub(*turn) > patience) {
+            self.turns.pop_front();
         }
     }
 
@@ -507,8 +518,11 @@ mod tests {
         assert_eq!(lane.pick(10 * MS, |_| true), Pick::Job(0));
         assert_eq!(lane.pick(50 * MS, |_| true), Pick::NotYet);
         assert_eq!(lane.pick(110 * MS, |_| true), Pick::Job(1));
+        lane.give_turns(111 * MS, 2);
+        assert_eq!(lane.pick(300 * MS, |_| true), Pick::Job(2), "the later of two");
+        assert_eq!(lane.pick(300 * MS, |_| true), Pick::NotYet, "what was late by more than an interval is no turn");
         lane.give_turns(500 * MS, 0);
-        assert_eq!((lane.wants_turns(120 * MS), lane.next_turn(120 * MS)), (None, Some(500 * MS)));
+        assert_eq!((lane.wants_turns(320 * MS), lane.next_turn(320 * MS)), (None, Some(500 * MS)));
         assert!(lane.room(ONE) <= 20, "it takes in no more than it sends in a while");
     }
 }

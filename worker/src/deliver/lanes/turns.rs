@@ -11,7 +11,7 @@ use crate::Worker;
 
 /// Turns are taken this far ahead: far enough that asking does not slow the lane, and near enough that a worker which dies
 /// takes few with it.
-const AHEAD: Duration = Duration::from_millis(250);
+const AHEAD: Duration = Duration::from_millis(100);
 /// Turns taken at once.
 const MOST: usize = 256;
 /// Without anything to send.
