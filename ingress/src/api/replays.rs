@@ -1,32 +1,31 @@
 //! `/replays`: events that are sent again, one, many, or all that a filter matches; at a rate, with progress and a stop.
 
+mod body;
+mod view;
+
 use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use hookyard_shared::auth::Scope;
-use hookyard_shared::clock::{parse_rfc3339, rfc3339};
-use hookyard_shared::id::{DestinationId, EventId, ReplayId, SourceId, SubscriptionId};
-use hookyard_shared::store::deliveries::DeliveryStatus;
-use hookyard_shared::store::events::EventFilter;
-use hookyard_shared::store::replays::{
-    MAX_NAMED, Matches, NewReplay, Replay, ReplayChange, ReplayCounts, ReplayWish, Selection, Target,
-};
+use hookyard_shared::id::{DestinationId, EventId, ReplayId, SubscriptionId};
+use hookyard_shared::store::replays::{Matches, NewReplay, Replay, ReplayChange, ReplayWish, Selection, Target};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::change::field;
-use super::error::{ApiError, ApiResult, FieldError, Problem};
+use super::error::{ApiError, ApiResult, Problem};
 use super::extract::{ApiJson, Listing, PageQuery, PathId, Principal, present};
 use crate::state::AppState;
+pub(crate) use body::NewReplayBody;
+use body::{checked_rate, selection};
+use view::ReplayView;
 
 /// How long a count may take; it then says that there are so many or more.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// Deliveries a second, at most.
-const MAX_RATE: i64 = 10_000;
 
 /// The routes of this resource.
 pub(super) fn routes() -> OpenApiRouter<AppState> {
@@ -36,47 +35,6 @@ pub(super) fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(pause))
         .routes(routes!(resume))
         .routes(routes!(replay_event))
-}
-
-/// What is to be replayed, and to where. The filter is that of the list of events.
-#[derive(Debug, Default, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields, default)]
-pub(crate) struct NewReplayBody {
-    /// Events of this source.
-    #[schema(value_type = Option<String>)]
-    pub(crate) source_id: Option<SourceId>,
-    /// Events of this type, exactly.
-    pub(crate) event_type: Option<String>,
-    /// Events with a delivery in this state.
-    #[schema(example = "failed")]
-    pub(crate) status: Option<String>,
-    /// Received at or after this time.
-    #[schema(format = DateTime)]
-    pub(crate) received_after: Option<String>,
-    /// Received before this time.
-    #[schema(format = DateTime)]
-    pub(crate) received_before: Option<String>,
-    /// An event's id, the sender's id, or the beginning of a type or path.
-    pub(crate) q: Option<String>,
-    /// These events instead of a filter; up to 1,000.
-    #[schema(value_type = Vec<String>, max_items = 1000)]
-    pub(crate) event_ids: Vec<EventId>,
-    /// `true` says that a replay without any filter is meant: every event of the workspace.
-    pub(crate) all: bool,
-    /// To this subscription only; to the enabled ones of each event's source unless given.
-    #[schema(value_type = Option<String>)]
-    pub(crate) subscription_id: Option<SubscriptionId>,
-    /// To this destination instead, whether it is subscribed or not.
-    #[schema(value_type = Option<String>)]
-    pub(crate) destination_id: Option<DestinationId>,
-    /// Deliveries made in a second; as fast as the destinations take them unless given.
-    #[schema(minimum = 1, maximum = 10000)]
-    pub(crate) rate: Option<i64>,
-    /// `all` (the default), or `undelivered`: only where no delivery has arrived or is still on its way.
-    #[schema(example = "undelivered")]
-    pub(crate) only: Option<String>,
-    /// `true` counts, and replays nothing.
-    pub(crate) dry_run: bool,
 }
 
 /// Where one event is replayed to.
@@ -120,174 +78,11 @@ enum Created {
     DryRun(DryRun),
 }
 
-/// A replay.
-#[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct ReplayView {
-    /// Its id.
-    #[schema(value_type = String, example = "rpl_01h455vb4pex5vsknk084sn02q")]
-    id: ReplayId,
-    /// `running`, `paused`, `stopped` or `done`: all deliveries are made, and some may still wait.
-    #[schema(example = "running")]
-    state: String,
-    /// Why it was stopped.
-    reason: Option<String>,
-    /// Which events it is about.
-    filter: FilterView,
-    /// The one subscription that it is for.
-    #[schema(value_type = Option<String>)]
-    subscription_id: Option<SubscriptionId>,
-    /// The other destination that it goes to.
-    #[schema(value_type = Option<String>)]
-    destination_id: Option<DestinationId>,
-    /// Deliveries made in a second, at most.
-    rate: Option<i64>,
-    /// Events that it was about when it began.
-    total: i64,
-    /// Whether all of them were counted; otherwise there are so many or more.
-    total_complete: bool,
-    /// Events replayed so far.
-    events: i64,
-    /// Deliveries made of them.
-    deliveries: i64,
-    /// Of these, how many arrived; this and the next three are counted to 100,000.
-    delivered: i64,
-    /// How many were given up.
-    failed: i64,
-    /// How many were cancelled.
-    cancelled: i64,
-    /// How many wait, are held, or are under way.
-    waiting: i64,
-    /// When it was asked for.
-    #[schema(format = DateTime)]
-    created_at: String,
-    /// When it last made something or was changed.
-    #[schema(format = DateTime)]
-    updated_at: String,
-    /// When it was done or stopped.
-    #[schema(format = DateTime)]
-    finished_at: Option<String>,
-}
-
-/// Which events a replay is about.
-#[derive(Debug, Serialize, ToSchema)]
-struct FilterView {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>)]
-    source_id: Option<SourceId>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    event_type: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    status: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    received_after: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    received_before: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    q: Option<String>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    #[schema(value_type = Vec<String>)]
-    event_ids: Vec<EventId>,
-    /// `all` or `undelivered`.
-    only: &'static str,
-}
-
-impl ReplayView {
-    fn new(row: Replay, counts: ReplayCounts) -> Self {
-        let selection = row.selection();
-        Self {
-            id: row.replay_id.into(),
-            state: row.state,
-            reason: row.reason,
-            filter: FilterView {
-                source_id: selection.source_id,
-                event_type: selection.event_type,
-                status: selection.status,
-                received_after: selection.received_after.map(rfc3339),
-                received_before: selection.received_before.map(rfc3339),
-                q: selection.q,
-                event_ids: selection.event_ids,
-                only: if selection.undelivered { "undelivered" } else { "all" },
-            },
-            subscription_id: row.subscription_id.map(SubscriptionId),
-            destination_id: row.destination_id.map(DestinationId),
-            rate: row.rate,
-            total: row.total,
-            total_complete: row.total_complete,
-            events: row.events,
-            deliveries: row.deliveries,
-            delivered: counts.delivered,
-            failed: counts.failed,
-            cancelled: counts.cancelled,
-            waiting: counts.waiting,
-            created_at: rfc3339(row.created_ms),
-            updated_at: rfc3339(row.updated_ms),
-            finished_at: row.finished_ms.map(rfc3339),
-        }
-    }
-}
-
 /// A wish that was checked: which events, where to, how fast.
 pub(crate) struct Asked {
     pub(crate) selection: Selection,
     pub(crate) target: Target,
     rate: Option<i64>,
-}
-
-fn checked_rate(rate: Option<i64>, errors: &mut Vec<FieldError>) -> Option<i64> {
-    if rate.is_some_and(|rate| !(1..=MAX_RATE).contains(&rate)) {
-        errors.push(field("/rate", format!("from 1 to {MAX_RATE} deliveries a second")));
-    }
-    rate
-}
-
-/// The events that a body selects, as far as this can be said without the store.
-fn selection(body: &NewReplayBody, errors: &mut Vec<FieldError>) -> Selection {
-    let mut time = |pointer, text: &Option<String>| {
-        let text = text.as_deref()?;
-        let parsed = parse_rfc3339(text);
-        if parsed.is_none() {
-            errors.push(field(pointer, "write a time as in 2026-01-31T12:00:00Z"));
-        }
-        parsed
-    };
-    let received_after = time("/received_after", &body.received_after);
-    let received_before = time("/received_before", &body.received_before);
-    let status = body.status.as_deref().and_then(DeliveryStatus::from_name);
-    if body.status.is_some() && status.is_none() {
-        let known = DeliveryStatus::ALL.map(DeliveryStatus::as_str).join(", ");
-        errors.push(field("/status", format!("one of {known}")));
-    }
-    let filter = EventFilter {
-        source: body.source_id,
-        event_type: body.event_type.clone(),
-        status,
-        received_after,
-        received_before,
-        q: body.q.clone(),
-    };
-    let undelivered = match body.only.as_deref() {
-        None | Some("all") => false,
-        Some("undelivered") => true,
-        Some(_) => {
-            errors.push(field("/only", "`all` or `undelivered`"));
-            false
-        }
-    };
-    if body.event_ids.len() > MAX_NAMED {
-        errors.push(field("/event_ids", format!("at most {MAX_NAMED}; use a filter for more")));
-    }
-    let selection = if body.event_ids.is_empty() {
-        Selection::matching(filter)
-    } else {
-        if filter != EventFilter::default() {
-            errors.push(field("/event_ids", "either these or a filter; leave the other out"));
-        }
-        Selection::named(body.event_ids.clone())
-    };
-    if selection.is_everything() && body.subscription_id.is_none() && !body.all && !body.dry_run {
-        errors.push(field("/all", "no filter is given: say `true` to replay every event of the workspace"));
-    }
-    Selection { undelivered, ..selection }
 }
 
 /// Checks a wish against what is there.
@@ -559,30 +354,4 @@ async fn replay_event(
 ) -> ApiResult<(StatusCode, Json<ReplayView>)> {
     let replay = begin_one(&state, &principal, id, body.subscription_id, body.destination_id).await?;
     Ok((StatusCode::CREATED, Json(view(&state, replay).await?)))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_cannot_be_replayed_is_said_field_by_field() {
-        let id = EventId::new().to_string();
-        for (body, pointers) in [
-            (serde_json::json!({}), &["/all"][..]),
-            (serde_json::json!({"all": true}), &[]),
-            (serde_json::json!({"dry_run": true}), &[]),
-            (serde_json::json!({"status": "failed", "only": "undelivered"}), &[]),
-            (serde_json::json!({"event_ids": [id]}), &[]),
-            (serde_json::json!({"event_ids": [id], "q": "x"}), &["/event_ids"]),
-            (
-                serde_json::json!({"received_after": "noon", "status": "lost", "only": "some"}),
-                &["/received_after", "/status", "/only", "/all"],
-            ),
-        ] {
-            let mut errors = Vec::new();
-            selection(&serde_json::from_value(body.clone()).unwrap(), &mut errors);
-            assert_eq!(errors.iter().map(|e| e.pointer.as_str()).collect::<Vec<_>>(), pointers, "{body}");
-        }
-    }
 }
