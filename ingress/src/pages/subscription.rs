@@ -108,7 +108,7 @@ async fn build(user: PageUser, state: &AppState, id: ApiResult<PathId<Subscripti
         revision: row.revision,
         policy: PolicyForm::of(row.policy.as_deref()),
         ordered: rule.is_some(),
-        key: rule.map(|rule| key_text(rule)).unwrap_or_default(),
+        key: rule.map(key_text).unwrap_or_default(),
         skips: rule.is_some_and(|rule| rule.when_given_up == WhenGivenUp::Skip),
         max_attempts: rule.and_then(|rule| rule.max_attempts).map(|n| n.to_string()).unwrap_or_default(),
         parked: parked

@@ -276,8 +276,8 @@ async fn a_batch_routed_before_a_change_is_not_written(bench: Bench) {
 async fn clocks_that_disagree_move_neither_leases_nor_retries() {
     let bench = Bench::postgres().await;
     let slow = bench.worker().await;
-    let fast = Store { clock: Clock::with_offset(3_600_000), ..bench.store.clone() };
-    let late = Store { clock: Clock::with_offset(-3_600_000), ..bench.store.clone() };
+    let (mut fast, mut late) = (bench.store.clone(), bench.store.clone());
+    (fast.clock, late.clock) = (Clock::with_offset(3_600_000), Clock::with_offset(-3_600_000));
     let ahead = WorkerId::new();
     fast.register_worker(ahead, "ahead", 60_000).await.unwrap();
     for store in [&fast, &late] {

@@ -31,7 +31,6 @@ pub use repeat::{DeliverAnyway, RepeatCheck};
 pub use replay::{REPLAY_UNFINISHED, ReplayStep};
 
 /// Where tests let the answer to a commit get lost, as when the connection breaks at that moment.
-#[expect(clippy::unnecessary_wraps, reason = "it fails where tests want it to")]
 fn lose_the_answer() -> sqlx::Result<()> {
     fail::fail_point!("store.answer_lost", |_| Err(sqlx::Error::PoolTimedOut));
     Ok(())
