@@ -124,18 +124,27 @@ impl Lanes {
         if state.draining || self.lease.fence().is_none() {
             return (rooms, unknown);
         }
-        for destination in catalog.destinations().filter(|d| d.enabled) {
-            let lines = lines_of(&catalog, destination.id);
-            let key = |(flow_id, class): Line| FlowKey { destination_id: destination.id.0, flow_id, class };
-            match state.lanes.get(&destination.id) {
-                Some(lane) if lane.held > 0 => {
-                    let wanted = lane.appetite(lines, search).into_iter();
-                    rooms.extend(
-                        wanted.map(|(line, room)| Room { flow: key(line), room: i64::try_from(room).unwrap_or(0) }),
-                    );
+        let key = |id: DestinationId, (flow_id, class): Line| FlowKey { destination_id: id.0, flow_id, class };
+        let mut ask = |id: DestinationId, lane: &Lane, lines: &mut dyn Iterator<Item = Line>| {
+            let wanted = lane.appetite(lines, search).into_iter();
+            rooms.extend(
+                wanted.map(|(line, room)| Room { flow: key(id, line), room: i64::try_from(room).unwrap_or(0) }),
+            );
+        };
+        if !search {
+            // However many destinations there are: only lanes that know of more.
+            for (id, lane) in state.lanes.iter().filter(|(_, lane)| lane.held > 0 && lane.knows_of_more()) {
+                if catalog.destination(*id).is_some_and(|d| d.enabled) {
+                    ask(*id, lane, &mut lines_of(&catalog, *id));
                 }
+            }
+            return (rooms, unknown);
+        }
+        for destination in catalog.destinations().filter(|d| d.enabled) {
+            match state.lanes.get(&destination.id) {
+                Some(lane) if lane.held > 0 => ask(destination.id, lane, &mut lines_of(&catalog, destination.id)),
                 Some(lane) if lane.gate() == Gate::Open => {}
-                _ => unknown.extend(lines.map(key)),
+                _ => unknown.extend(lines_of(&catalog, destination.id).map(|line| key(destination.id, line))),
             }
         }
         (rooms, unknown)
@@ -167,8 +176,8 @@ impl Lanes {
 
     /// Takes deliveries that this worker owns, and sends as many as slots allow.
     pub(crate) fn take(self: &Arc<Self>, jobs: Vec<Job>) {
-        let mut touched = HashSet::new();
-        let mut shut = Vec::new();
+        let (mut touched, mut shut, mut paced) = (HashSet::new(), Vec::new(), false);
+        let catalog = self.base.catalog.snapshot();
         let mut state = self.state();
         for mut job in jobs {
             if job.owner != self.lease.id() {
@@ -182,8 +191,11 @@ impl Lanes {
                 }
                 job.event = None;
             }
-            touched.insert(job.destination_id);
             let lane = state.lanes.entry(job.destination_id).or_default();
+            if touched.insert(job.destination_id) {
+                lane.set_interval(interval_of(&catalog, job.destination_id));
+                paced |= lane.is_paced();
+            }
             if lane.gate() == Gate::Open {
                 shut.push(job);
             } else {
@@ -194,7 +206,9 @@ impl Lanes {
             self.pump(&mut state, id);
         }
         drop(state);
-        self.turns_wanted.notify_one();
+        if paced {
+            self.turns_wanted.notify_one();
+        }
         self.return_later(shut);
     }
 
@@ -371,6 +385,12 @@ impl Lanes {
             })
             .collect()
     }
+}
+
+/// How far apart a destination's rate limit wants requests to begin.
+fn interval_of(catalog: &Snapshot, destination: DestinationId) -> Option<Duration> {
+    let us = catalog.destination(destination)?.interval_us?;
+    Some(Duration::from_micros(us.max(1).unsigned_abs()))
 }
 
 /// The lines that may have something for a destination: its subscriptions as far as they are not paused, and replays.

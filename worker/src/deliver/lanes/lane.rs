@@ -278,6 +278,11 @@ impl<J> Lane<J> {
         }
     }
 
+    /// Whether a rate limit holds it back.
+    pub(crate) fn is_paced(&self) -> bool {
+        self.interval.is_some()
+    }
+
     /// How many turns to ask the store for now, and how far apart they are; nothing if there are some, or nobody to use them.
     pub(crate) fn wants_turns(&self, now: Duration) -> Option<(Duration, usize)> {
         let interval = self.interval?;
@@ -354,6 +359,11 @@ impl<J> Lane<J> {
         } else {
             self.more_due.remove(&line);
         }
+    }
+
+    /// Whether the store is known to have more for it.
+    pub(crate) fn knows_of_more(&self) -> bool {
+        !self.more_due.is_empty()
     }
 
     /// Whether it is time to claim more, because a line of which there is more runs short.

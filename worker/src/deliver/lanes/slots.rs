@@ -7,7 +7,7 @@ use hookyard_shared::store::StoreResult;
 use hookyard_shared::store::relay::{Rivals, SlotWish};
 
 use super::lane::{Gate, Lane};
-use super::{IDLE, Lanes};
+use super::{IDLE, Lanes, interval_of};
 use crate::deliver::job::Job;
 
 /// A worker that waits for its share keeps its claim for so many turns, however little it knows of that is due: whoever has
@@ -106,6 +106,7 @@ impl Lanes {
             let mut wishes = Vec::new();
             for (id, lane) in &mut state.lanes {
                 lane.granted = stored.get(id).copied().map_or(0, size);
+                lane.set_interval(interval_of(&catalog, *id));
                 if lane.gate() == Gate::Open {
                     // Whoever tries the receiver needs a slot.
                     if lane.in_flight == 0 && lane.granted > 0 {

@@ -1,12 +1,13 @@
 //! Turns of destinations with a rate limit: asked of the store, which gives each once however many workers there are.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use hookyard_shared::id::DestinationId;
 use tokio_util::sync::CancellationToken;
 
-use super::Lanes;
+use super::{Lane, Lanes};
 use crate::Worker;
 
 /// Turns are taken this far ahead: far enough that asking does not slow the lane, and near enough that a worker which dies
@@ -37,12 +38,7 @@ impl Lanes {
     /// One round. Gives how long until the next is worth it.
     async fn take_turns(self: &Arc<Self>) -> Duration {
         let asking: Vec<(DestinationId, Duration, usize)> = {
-            let catalog = self.base.catalog.snapshot();
-            let (mut state, now) = (self.state(), self.now());
-            for (id, lane) in &mut state.lanes {
-                let interval = catalog.destination(*id).and_then(|d| d.interval_us);
-                lane.set_interval(interval.map(|us| Duration::from_micros(us.max(1).unsigned_abs())));
-            }
+            let (state, now) = (self.state(), self.now());
             let wants = state.lanes.iter().filter_map(|(id, lane)| Some((*id, lane.wants_turns(now)?)));
             wants.map(|(id, (interval, most))| (id, interval, most.min(MOST))).collect()
         };
@@ -66,7 +62,7 @@ impl Lanes {
             }
         }
         let mut state = self.state();
-        let (now, ids): (_, Vec<DestinationId>) = (self.now(), state.lanes.keys().copied().collect());
+        let (now, ids): (_, Vec<DestinationId>) = (self.now(), paced(&state.lanes));
         let mut next = now + REST;
         for id in ids {
             self.pump(&mut state, id);
@@ -76,6 +72,11 @@ impl Lanes {
         }
         next.saturating_sub(self.now())
     }
+}
+
+/// The destinations whose lanes have a rate limit.
+fn paced(lanes: &HashMap<DestinationId, Lane>) -> Vec<DestinationId> {
+    lanes.iter().filter(|(_, lane)| lane.is_paced()).map(|(id, _)| *id).collect()
 }
 
 fn micros(duration: Duration) -> i64 {
