@@ -96,14 +96,13 @@ impl Intake {
     /// Tries everything that is left once. What was persisted or parked does not come again.
     ///
     /// # Errors
-    /// The last failure, if anything is left.
+    /// The failure that stopped it, if anything is left.
     pub(crate) async fn persist(&mut self, worker: &Worker, queue: &str) -> StoreResult<()> {
         while let Some((message, reason)) = self.undecodable.last() {
             park(worker, queue, reason, message).await?;
             self.undecodable.pop();
         }
         let mut todo = std::mem::take(&mut self.left);
-        let mut last_error = None;
         while let Some(part) = todo.pop_front() {
             let outcome = persist_events(worker, &self.events[part.events.clone()]).await;
             let Err(error) = outcome else { continue };
@@ -117,17 +116,21 @@ impl Intake {
                     return Err(error);
                 }
                 Failure::OfThese { refused, error } => match part.after(refused) {
+                    // What comes behind must not pass it: order is that of acceptance.
                     Then::Again(part) => {
-                        self.left.push_back(part);
-                        last_error = Some(error);
+                        todo.push_front(part);
+                        self.left.append(&mut todo);
+                        return Err(error);
                     }
                     Then::Halve(first, second) if refused => {
                         todo.push_front(second);
                         todo.push_front(first);
                     }
                     Then::Halve(first, second) => {
-                        self.left.extend([first, second]);
-                        last_error = Some(error);
+                        todo.push_front(second);
+                        todo.push_front(first);
+                        self.left.append(&mut todo);
+                        return Err(error);
                     }
                     Then::Aside => {
                         if let Err(error) = self.set_aside(worker, queue, at, refused, &error).await {
@@ -139,7 +142,7 @@ impl Intake {
                 },
             }
         }
-        last_error.map_or(Ok(()), Err)
+        Ok(())
     }
 
     /// Parks the event at `at`. One that is only suspected must fail once more, between two proofs that the store takes

@@ -1,13 +1,14 @@
 //! Brings back what waits in the store: retries that came due, and what did not fit a lane.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use hookyard_shared::id::{DestinationId, EventId};
 use hookyard_shared::model::Event;
 use hookyard_shared::store::StoreResult;
-use hookyard_shared::store::relay::{Claimed, FlowKey};
+use hookyard_shared::store::relay::{Claimed, FlowKey, Room};
+use rand::seq::SliceRandom as _;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -23,6 +24,8 @@ const SEARCH_MAX: Duration = Duration::from_secs(10);
 const SEARCH_SHARE: u32 = 10;
 /// Between two claims, so that they come in useful portions.
 const PORTION: Duration = Duration::from_millis(5);
+/// Deliveries that are claimed together, however many lines are due.
+const MOST: i64 = 4_000;
 /// Events that are loaded together: 8 MiB at the most.
 const TOGETHER: usize = 128;
 /// The largest body that is loaded before its turn, in bytes.
@@ -89,6 +92,16 @@ async fn claim(worker: &Worker, search: bool) -> StoreResult<bool> {
     if rooms.is_empty() {
         return Ok(false);
     }
+    if search {
+        // Most lines have nothing due: asked without the writer of SQLite.
+        let lines: Vec<FlowKey> = rooms.iter().map(|room| room.flow).collect();
+        let due: HashSet<FlowKey> = store.due_flows(&lines).await?.into_iter().collect();
+        rooms.retain(|room| due.contains(&room.flow));
+    }
+    let cut = within(&mut rooms, MOST);
+    if rooms.is_empty() {
+        return Ok(false);
+    }
     // Sorted, so that two workers lock in one order.
     rooms.sort_unstable_by_key(|room| room.flow);
     let owner = worker.lease.id();
@@ -99,7 +112,7 @@ async fn claim(worker: &Worker, search: bool) -> StoreResult<bool> {
         let Claimed { destination_id, flow_id, class, .. } = *one;
         *by_line.entry(FlowKey { destination_id, flow_id, class }).or_default() += 1;
     }
-    let more = worker.lanes.claimed(&rooms, &by_line);
+    let more = worker.lanes.claimed(&rooms, &by_line) || cut;
     if claimed.is_empty() {
         return Ok(false);
     }
@@ -110,6 +123,22 @@ async fn claim(worker: &Worker, search: bool) -> StoreResult<bool> {
         .collect();
     worker.lanes.take(jobs);
     Ok(more && !worker.lanes.appetite(false).0.is_empty())
+}
+
+/// Cuts what is claimed together to `most`, by chance where it falls: who is left out now is in next time. `true`: something
+/// was cut.
+fn within(rooms: &mut Vec<Room>, most: i64) -> bool {
+    if rooms.iter().map(|room| room.room).sum::<i64>() <= most {
+        return false;
+    }
+    rooms.shuffle(&mut rand::rng());
+    let mut left = most;
+    rooms.retain_mut(|room| {
+        room.room = room.room.min(left);
+        left -= room.room;
+        room.room > 0
+    });
+    true
 }
 
 /// The events of what was claimed: small bodies only, and as many as the lanes have memory for. What is missing is loaded
@@ -141,6 +170,15 @@ async fn load(worker: &Worker, claimed: &[Claimed]) -> HashMap<EventId, Arc<Even
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn however_much_is_due_a_claim_is_bounded() {
+        let flow = |n: u128| FlowKey { destination_id: uuid::Uuid::from_u128(n), flow_id: FlowKey::REPLAYS, class: 0 };
+        let mut rooms: Vec<Room> = (0..100).map(|n| Room { flow: flow(n), room: 64 }).collect();
+        assert!(!within(&mut rooms, 6_400) && rooms.len() == 100);
+        assert!(within(&mut rooms, 1_000));
+        assert_eq!(rooms.iter().map(|room| room.room).sum::<i64>(), 1_000);
+    }
 
     #[test]
     fn a_search_takes_a_tenth_of_the_time_at_most() {

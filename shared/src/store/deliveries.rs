@@ -420,10 +420,15 @@ pub(super) async fn cancel_waiting(
     let in_order = q!(
         tx tx,
         execute,
-        "UPDATE delivery SET status = 'cancelled', hold = NULL, next_attempt_ms = NULL, finished_ms = $3 WHERE delivery_id IN (
+        {pg: "UPDATE delivery SET status = 'cancelled', hold = NULL, next_attempt_ms = NULL, finished_ms = $3 WHERE delivery_id IN (
             SELECT d.delivery_id FROM removed_subscription AS r JOIN delivery AS d ON d.subscription_id = r.subscription_id
               AND d.order_key IS NOT NULL AND d.status IN ('pending', 'held', 'leased')
-            WHERE r.destination_id = $1 AND ($2 IS NULL OR r.subscription_id = $2) AND d.hold IN ('order', 'parked') LIMIT $4)",
+            WHERE r.destination_id = $1 AND ($2 IS NULL OR r.subscription_id = $2) AND d.hold IN ('order', 'parked') LIMIT $4
+            FOR UPDATE OF d SKIP LOCKED)",
+         sqlite: "UPDATE delivery SET status = 'cancelled', hold = NULL, next_attempt_ms = NULL, finished_ms = $3 WHERE delivery_id IN (
+            SELECT d.delivery_id FROM removed_subscription AS r JOIN delivery AS d ON d.subscription_id = r.subscription_id
+              AND d.order_key IS NOT NULL AND d.status IN ('pending', 'held', 'leased')
+            WHERE r.destination_id = $1 AND ($2 IS NULL OR r.subscription_id = $2) AND d.hold IN ('order', 'parked') LIMIT $4)"},
         destination,
         subscription,
         now,

@@ -278,6 +278,7 @@ impl Store {
         remember_removed(&mut tx, id.0, id.0, self.now_ms()).await?;
         for text in [
             "DELETE FROM pace WHERE destination_id = $1",
+            "DELETE FROM slot WHERE destination_id = $1",
             "DELETE FROM breaker WHERE destination_id = $1",
             "DELETE FROM breaker_change WHERE destination_id = $1",
             "DELETE FROM destination_token WHERE destination_id = $1",

@@ -207,7 +207,6 @@ async fn conclude(lanes: &Lanes, job: &Job, plan: &Plan, outcome: &Outcome, bega
     let rules = Rules {
         policy: &plan.policy,
         ordering: plan.ordering.as_deref(),
-        attempts: job.number,
         failures: job.failures,
         age: Duration::from_millis((now - job.accepted_ms).max(0).unsigned_abs()),
     };

@@ -106,8 +106,6 @@ pub struct Rules<'a> {
     pub policy: &'a DeliveryPolicy,
     /// The order that its subscription keeps, if this delivery stands in it.
     pub ordering: Option<&'a Ordering>,
-    /// Its attempts, this one included.
-    pub attempts: i64,
     /// Its failures before this attempt.
     pub failures: i64,
     /// How long ago its event was accepted.
@@ -147,7 +145,7 @@ pub fn decide(ended: Ended, rules: Rules<'_>, dice: f64) -> Decision {
 /// Tried again by the schedule, as long as that and the order allow.
 fn again(rules: Rules<'_>, at_least: Option<Duration>, dice: f64) -> Next {
     let skip = rules.ordering.and_then(|order| order.max_attempts);
-    if skip.is_some_and(|most| rules.attempts >= i64::from(most)) {
+    if skip.is_some_and(|most| rules.failures + 1 >= i64::from(most)) {
         return given_up(rules);
     }
     let failures = u32::try_from(rules.failures + 1).unwrap_or(u32::MAX);
@@ -179,7 +177,7 @@ mod tests {
     }
 
     fn rules(policy: &DeliveryPolicy, failures: i64) -> Rules<'_> {
-        Rules { policy, ordering: None, attempts: failures + 1, failures, age: Duration::ZERO }
+        Rules { policy, ordering: None, failures, age: Duration::ZERO }
     }
 
     fn status(status: u16) -> Ended {
@@ -282,14 +280,14 @@ mod tests {
         let policy = policy(r#"{"retry":{"schedule":[5,5,5]}}"#);
         let order = |text: &str| serde_json::from_str::<Ordering>(text).unwrap();
         let (wait, skip) = (order("{}"), order(r#"{"when_given_up":"skip","max_attempts":2}"#));
-        for (ordering, attempts, failures, expected) in [
-            (&wait, 1, 0, Next::RetryIn(5_000)),
-            (&wait, 4, 3, Next::Parked),
-            (&skip, 1, 0, Next::RetryIn(5_000)),
-            (&skip, 2, 1, Next::Failed),
+        for (ordering, failures, expected) in [
+            (&wait, 0, Next::RetryIn(5_000)),
+            (&wait, 3, Next::Parked),
+            (&skip, 0, Next::RetryIn(5_000)),
+            (&skip, 1, Next::Failed),
         ] {
-            let rules = Rules { ordering: Some(ordering), attempts, ..rules(&policy, failures) };
-            assert_eq!(decide(Ended::Unanswered, rules, 0.5).next, expected, "{ordering:?} {attempts}");
+            let rules = Rules { ordering: Some(ordering), ..rules(&policy, failures) };
+            assert_eq!(decide(Ended::Unanswered, rules, 0.5).next, expected, "{ordering:?} {failures}");
         }
         let abort = Ended::Answered { status: 400, retry_after: None, wish: Some(Wish::Abort) };
         let rules = Rules { ordering: Some(&wait), ..rules(&policy, 0) };

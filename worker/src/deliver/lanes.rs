@@ -273,7 +273,12 @@ impl Lanes {
                     }
                     _ => None,
                 };
-                (next, lane.is_hungry(), turn)
+                let hungry = lane.is_hungry();
+                if turn.is_none() {
+                    // Its limit may have risen: it begins slowly after its breaker was closed.
+                    self.pump(&mut state, id);
+                }
+                (next, hungry, turn)
             };
             if let Some(turn) = turn {
                 self.turn_gate(id, turn, &ran, &job);

@@ -159,7 +159,6 @@ impl Worker {
         let rules = Rules {
             policy: &self.policy,
             ordering: None,
-            attempts: job.number,
             // The default schedule waits for hours; a simulation has minutes: every failure counts as the first.
             failures: 0,
             age: Duration::ZERO,

@@ -8,8 +8,9 @@ use uuid::Uuid;
 
 use super::claim::FlowKey;
 use super::tidy::PORTION;
+use crate::clock::Millis;
 use crate::id::{DestinationId, SourceId, SubscriptionId};
-use crate::store::Store;
+use crate::store::{Store, Tx};
 use crate::{q, row};
 
 row! {
@@ -94,24 +95,14 @@ impl Store {
     }
 
     /// Sets a portion of a flow free. With a rate each becomes due one step after the one before, behind what is being set
-    /// free already, so that an interruption does not change the pace.
+    /// free to the same destination already, so that neither an interruption nor another flow changes the pace. What waits
+    /// longer by itself keeps its wait, and its place among the retries.
     async fn release_portion(&self, flow: &Flow) -> sqlx::Result<u64> {
         let now = self.store_now_ms().await?;
         let mut tx = self.db.begin().await?;
         let step_us = flow.rate.map_or(0, |rate| 1_000_000 / rate.max(1));
-        let mut from = now;
-        if step_us > 0 {
-            let (last,) = q!(
-                tx &mut tx,
-                fetch_one as (Option<i64>,),
-                "SELECT max(next_attempt_ms) FROM delivery
-                 WHERE destination_id = $1 AND flow_id = $2 AND class = $3 AND status = 'pending'",
-                flow.destination_id,
-                flow.flow_id,
-                FlowKey::BACKLOG
-            )?;
-            from = last.unwrap_or(now).max(now);
-        }
+        let from =
+            if step_us > 0 { paced_until(&mut tx, flow.destination_id).await?.unwrap_or(now).max(now) } else { now };
         let rows = q!(
             tx &mut tx,
             execute,
@@ -121,7 +112,8 @@ impl Store {
                   ), paced AS (
                     SELECT delivery_id, $3 + row_number() OVER (ORDER BY delivery_id) * $4 / 1000 AS due_ms FROM portion
                   )
-                  UPDATE delivery AS d SET status = 'pending', hold = NULL, class = $5,
+                  UPDATE delivery AS d SET status = 'pending', hold = NULL,
+                         class = CASE WHEN d.next_attempt_ms > p.due_ms THEN d.class ELSE $5 END,
                          next_attempt_ms = CASE WHEN d.next_attempt_ms > p.due_ms THEN d.next_attempt_ms ELSE p.due_ms END
                   FROM paced AS p WHERE d.delivery_id = p.delivery_id",
              sqlite: "WITH paced AS (
@@ -129,7 +121,8 @@ impl Store {
                         SELECT delivery_id FROM delivery WHERE destination_id = $1 AND flow_id = $2 AND hold = 'paused'
                         ORDER BY delivery_id LIMIT $6)
                   )
-                  UPDATE delivery SET status = 'pending', hold = NULL, class = $5,
+                  UPDATE delivery SET status = 'pending', hold = NULL,
+                         class = CASE WHEN delivery.next_attempt_ms > p.due_ms THEN delivery.class ELSE $5 END,
                          next_attempt_ms = CASE WHEN delivery.next_attempt_ms > p.due_ms THEN delivery.next_attempt_ms ELSE p.due_ms END
                   FROM paced AS p WHERE delivery.delivery_id = p.delivery_id"},
             flow.destination_id,
@@ -143,8 +136,10 @@ impl Store {
         Ok(rows)
     }
 
-    /// Holds a portion of what is due on the way of something that is paused. `true`: there may be more.
+    /// Holds a portion of what is due on the way of something that is paused. `true`: there may be more. What was to go out at
+    /// the rate of an earlier resumption has no time of its own any more.
     pub(super) async fn hold_paused(&self) -> sqlx::Result<bool> {
+        let now = self.store_now_ms().await?;
         let flows = q!(
             &self.db,
             fetch_all as Flow,
@@ -159,15 +154,21 @@ impl Store {
             let held = q!(
                 &self.db,
                 execute,
-                {pg: "UPDATE delivery SET status = 'held', hold = 'paused' WHERE delivery_id = ANY(ARRAY(
+                {pg: "UPDATE delivery SET status = 'held', hold = 'paused',
+                             next_attempt_ms = CASE WHEN class = $5 AND failures = 0 THEN $4 ELSE next_attempt_ms END
+                        WHERE delivery_id = ANY(ARRAY(
                         SELECT delivery_id FROM delivery WHERE destination_id = $1 AND flow_id = $2 AND status = 'pending'
                         LIMIT $3 FOR UPDATE SKIP LOCKED))",
-                 sqlite: "UPDATE delivery SET status = 'held', hold = 'paused' WHERE delivery_id IN (
+                 sqlite: "UPDATE delivery SET status = 'held', hold = 'paused',
+                             next_attempt_ms = CASE WHEN class = $5 AND failures = 0 THEN $4 ELSE next_attempt_ms END
+                        WHERE delivery_id IN (
                         SELECT delivery_id FROM delivery WHERE destination_id = $1 AND flow_id = $2 AND status = 'pending'
                         LIMIT $3)"},
                 flow.destination_id,
                 flow.flow_id,
-                PORTION
+                PORTION,
+                now,
+                FlowKey::BACKLOG
             )?;
             more |= held >= PORTION.unsigned_abs();
         }
@@ -205,4 +206,29 @@ impl Store {
         )?;
         Ok(count)
     }
+}
+
+/// Until when a backlog of a destination is paced already. Locks the destination: two releases at once would both begin there.
+async fn paced_until(tx: &mut Tx, destination: Uuid) -> sqlx::Result<Option<Millis>> {
+    q!(
+        tx &mut *tx,
+        fetch_optional as (Uuid,),
+        {pg: "SELECT destination_id FROM destination WHERE destination_id = $1 FOR NO KEY UPDATE",
+         sqlite: "SELECT destination_id FROM destination WHERE destination_id = $1"},
+        destination
+    )?;
+    // Each flow by itself, so that each is a look at the end of an index.
+    let (last,) = q!(
+        tx &mut *tx,
+        fetch_one as (Option<i64>,),
+        "SELECT max(last) FROM (
+            SELECT (SELECT max(d.next_attempt_ms) FROM delivery AS d
+                    WHERE d.destination_id = $1 AND d.flow_id = flow.flow_id AND d.class = $2 AND d.status = 'pending') AS last
+            FROM (SELECT subscription_id AS flow_id FROM subscription WHERE destination_id = $1
+                  UNION ALL SELECT $3 AS flow_id) AS flow) AS each",
+        destination,
+        FlowKey::BACKLOG,
+        FlowKey::REPLAYS
+    )?;
+    Ok(last)
 }

@@ -22,7 +22,7 @@ pub use claim::{Claimed, FlowKey, Room, StoredEvent};
 pub use holds::Flow;
 pub use keep::{NewInspection, NewRejection, Parked};
 pub use lease::{REAP_PORTION, Rivals, SlotWish, Slots};
-pub use order::KeyOf;
+pub use order::{KeyOf, OrderPlace};
 pub(super) use order::{lock_keys, promote};
 pub use pace::{Paced, turns};
 pub use persist::{NewDelivery, NewStatus, Persisted};

@@ -107,26 +107,36 @@ pub(in crate::store) async fn promote(tx: &mut Tx, keys: &[KeyOf], store_now: Mi
     Ok(due)
 }
 
+/// How far the look after stuck keys has come.
+pub type OrderPlace = (Uuid, Vec<u8>);
+
+/// Keys that are looked at together.
+const PORTION: i64 = 2_000;
+
 impl Store {
     /// Lets the first of each key go that waits for its turn although nothing stands before it: what stood there was removed
-    /// by age. Looks after a portion of them.
+    /// by age. Looks after the next portion of the keys, from `place` on, and moves it.
     ///
     /// # Errors
     /// When the store does not answer.
-    pub async fn settle_order(&self) -> sqlx::Result<()> {
-        const PORTION: i64 = 500;
-        let stuck = q!(
+    pub async fn settle_order(&self, place: &mut OrderPlace) -> sqlx::Result<()> {
+        let portion = q!(
             &self.db,
-            fetch_all as (Uuid, Vec<u8>),
-            "SELECT k.subscription_id, k.order_key FROM order_key AS k WHERE EXISTS (
+            fetch_all as (Uuid, Vec<u8>, bool),
+            "SELECT k.subscription_id, k.order_key, EXISTS (
                 SELECT 1 FROM delivery AS d WHERE d.delivery_id = (
                     SELECT delivery_id FROM delivery WHERE subscription_id = k.subscription_id AND order_key = k.order_key
                       AND order_key IS NOT NULL AND status IN ('pending', 'held', 'leased') ORDER BY position LIMIT 1)
                   AND d.hold = 'order')
-             ORDER BY k.subscription_id, k.order_key LIMIT $1",
+             FROM order_key AS k WHERE (k.subscription_id, k.order_key) > ($1, $2)
+             ORDER BY k.subscription_id, k.order_key LIMIT $3",
+            place.0,
+            &place.1[..],
             PORTION
         )?;
-        let keys: Vec<KeyOf> = stuck.into_iter().map(|(subscription_id, key)| KeyOf { subscription_id, key }).collect();
+        *place = portion.last().map(|(subscription, key, _)| (*subscription, key.clone())).unwrap_or_default();
+        let stuck = portion.into_iter().filter(|(.., stuck)| *stuck);
+        let keys: Vec<KeyOf> = stuck.map(|(subscription_id, key, _)| KeyOf { subscription_id, key }).collect();
         if keys.is_empty() {
             return Ok(());
         }
@@ -137,19 +147,27 @@ impl Store {
         tx.commit().await
     }
 
-    /// Forgets keys that nothing has used since `before`. A key with deliveries that have not ended stays.
+    /// Forgets a portion of the keys that nothing has used since `before`. A key with deliveries that have not ended stays.
+    /// `true`: there may be more.
     ///
     /// # Errors
     /// When the store does not answer.
-    pub async fn forget_order_keys(&self, before: Millis) -> sqlx::Result<u64> {
-        q!(
+    pub async fn forget_order_keys(&self, before: Millis) -> sqlx::Result<bool> {
+        let forgotten = q!(
             &self.db,
             execute,
-            "DELETE FROM order_key WHERE updated_ms < $1 AND NOT EXISTS (
+            "DELETE FROM order_key WHERE updated_ms < $1 AND (subscription_id, order_key) IN (
+                SELECT k.subscription_id, k.order_key FROM order_key AS k WHERE k.updated_ms < $1 AND NOT EXISTS (
+                    SELECT 1 FROM delivery AS d WHERE d.subscription_id = k.subscription_id
+                      AND d.order_key = k.order_key AND d.order_key IS NOT NULL AND d.status IN ('pending', 'held', 'leased'))
+                LIMIT $2)
+             AND NOT EXISTS (
                 SELECT 1 FROM delivery AS d WHERE d.subscription_id = order_key.subscription_id
                   AND d.order_key = order_key.order_key AND d.order_key IS NOT NULL
                   AND d.status IN ('pending', 'held', 'leased'))",
-            before
-        )
+            before,
+            PORTION
+        )?;
+        Ok(forgotten >= PORTION.unsigned_abs())
     }
 }

@@ -15,7 +15,8 @@ pub struct Paced {
 
 /// What is taken of a pace whose next turn is at `next_us`: the turns, and the next turn after them. Pure.
 pub fn turns(next_us: i64, now_us: i64, interval_us: i64, most: i64, ahead_us: i64) -> (Paced, i64) {
-    let next = next_us.max(now_us);
+    // With one interval the next turn is never further off than this: the limit was raised, or the store's clock set back.
+    let next = next_us.clamp(now_us, now_us + ahead_us + interval_us);
     let first_in_us = next - now_us;
     let within = if first_in_us > ahead_us { 0 } else { (ahead_us - first_in_us) / interval_us + 1 };
     let count = within.min(most).max(0);
@@ -71,6 +72,8 @@ mod tests {
             (2_100, 1_000, 100, 5, 1_000, (0, 1_100, 2_100)),
             (0, 1_000, 5_000, 5, 1_000, (1, 0, 6_000)),
             (6_000, 1_000, 5_000, 5, 1_000, (0, 5_000, 6_000)),
+            // The interval was an hour before.
+            (3_600_000_000, 1_000, 100, 5, 1_000, (0, 1_100, 2_100)),
         ] {
             let (paced, then) = turns(next, now, interval, most, ahead);
             assert_eq!((paced.count, paced.first_in_us, then), expected, "{next} {now} {interval} {most}");

@@ -37,14 +37,20 @@ impl Store {
         // The right to tidy is held by a transaction of its own; the portions commit by themselves. SQLite has one worker.
         let turn = match &self.db {
             Db::Pg(_) => match self.begin_tidying().await? {
-                Some(turn) => Some(turn),
+                Some(mut turn) => {
+                    // It stands idle while the portions of a large backlog commit.
+                    if let Tx::Pg(pg) = &mut turn {
+                        let patience = "SET LOCAL idle_in_transaction_session_timeout = '5min'";
+                        sqlx::query(patience).execute(&mut **pg).await?;
+                    }
+                    Some(turn)
+                }
                 None => return Ok(false),
             },
             Db::Sqlite(_) => None,
         };
         self.release_held(None, None, None).await?;
         let more = self.hold_paused().await?;
-        self.settle_order().await?;
         if let Some(turn) = turn {
             turn.commit().await?;
         }

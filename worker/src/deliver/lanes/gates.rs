@@ -50,6 +50,12 @@ impl Lanes {
         let (now, me) = (self.base.store.store_now_ms().await?, self.lease.id());
         for breaker in breakers {
             let id = DestinationId(breaker.destination_id);
+            let off = self.base.catalog.snapshot().destination(id).filter(|d| !d.breaker).map(|d| d.workspace_id);
+            if let Some(workspace) = off {
+                self.base.store.close_breaker(workspace, id, "it was switched off").await?;
+                self.set_gate(id, Gate::Closed);
+                continue;
+            }
             let mine = breaker.state() == Some(BreakerState::HalfOpen)
                 && breaker.prober == Some(me.0)
                 && breaker.probe_ms > now;

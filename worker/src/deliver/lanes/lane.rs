@@ -366,6 +366,11 @@ impl<J> Lane<J> {
         !self.more_due.is_empty()
     }
 
+    /// Forgets lines that are not asked for any more: paused, or gone with their subscription.
+    pub(crate) fn forget_more_due_but(&mut self, open: &BTreeSet<Line>) {
+        self.more_due.retain(|line| open.contains(line));
+    }
+
     /// Whether it is time to claim more, because a line of which there is more runs short.
     pub(crate) fn is_hungry(&self) -> bool {
         let low = self.held.max(8) / self.more_due.len().max(1);

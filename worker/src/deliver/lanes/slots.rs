@@ -7,7 +7,7 @@ use hookyard_shared::store::StoreResult;
 use hookyard_shared::store::relay::{Rivals, SlotWish};
 
 use super::lane::{Gate, Lane};
-use super::{IDLE, Lanes, interval_of};
+use super::{IDLE, Lanes, interval_of, lines_of};
 use crate::deliver::job::Job;
 
 /// A worker that waits for its share keeps its claim for so many turns, however little it knows of that is due: whoever has
@@ -73,12 +73,14 @@ impl Lanes {
         let owner = self.lease.id();
         let slots: Vec<SlotWish> = wishes.iter().map(|wish| wish.slots).collect();
         let granted = self.base.store.acquire_slots(owner, &slots).await?;
+        let catalog = self.base.catalog.snapshot();
         let mut state = self.state();
         // A lease that was lost meanwhile took these slots with it.
         if owner == self.lease.id() {
             for Wish { slots, most } in wishes {
                 let Some(granted) = granted.get(&slots.destination_id) else { continue };
                 let lane = state.lanes.entry(slots.destination_id).or_default();
+                lane.set_interval(interval_of(&catalog, slots.destination_id));
                 lane.held = size(*granted.min(&most));
                 lane.granted = size(*granted);
                 if lane.held == 0 {
@@ -107,6 +109,9 @@ impl Lanes {
             for (id, lane) in &mut state.lanes {
                 lane.granted = stored.get(id).copied().map_or(0, size);
                 lane.set_interval(interval_of(&catalog, *id));
+                if lane.knows_of_more() {
+                    lane.forget_more_due_but(&lines_of(&catalog, *id).collect());
+                }
                 if lane.gate() == Gate::Open {
                     // Whoever tries the receiver needs a slot.
                     if lane.in_flight == 0 && lane.granted > 0 {

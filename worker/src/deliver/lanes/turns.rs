@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::StreamExt as _;
 use hookyard_shared::id::DestinationId;
 use tokio_util::sync::CancellationToken;
 
@@ -17,7 +18,9 @@ const AHEAD: Duration = Duration::from_millis(100);
 const MOST: usize = 256;
 /// Without anything to send.
 const REST: Duration = Duration::from_secs(1);
-/// After an error, and at least between two rounds.
+/// Questions to the store at the same time.
+const AT_ONCE: usize = 4;
+/// After an error.
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// Takes turns for the lanes that want some, and sends when they come; until `stop` fires.
@@ -42,25 +45,9 @@ impl Lanes {
             let wants = state.lanes.iter().filter_map(|(id, lane)| Some((*id, lane.wants_turns(now)?)));
             wants.map(|(id, (interval, most))| (id, interval, most.min(MOST))).collect()
         };
-        for (id, interval, most) in asking {
-            let (interval_us, ahead_us) = (micros(interval), micros(AHEAD));
-            let most = i64::try_from(most).unwrap_or(i64::MAX);
-            let asked = self.now();
-            match self.base.store.take_turns(id, interval_us, most, ahead_us).await {
-                Ok(paced) => {
-                    let first = asked + Duration::from_micros(paced.first_in_us.unsigned_abs());
-                    let mut state = self.state();
-                    if let Some(lane) = state.lanes.get_mut(&id) {
-                        lane.give_turns(first, usize::try_from(paced.count).unwrap_or(0));
-                    }
-                }
-                Err(error) => {
-                    metrics::counter!("hookyard_db_errors_total").increment(1);
-                    tracing::debug!(error = %error, "turns of a rate limit could not be taken; trying again");
-                    return PAUSE;
-                }
-            }
-        }
+        // Several at once, and each lane goes on as soon as it has its turns: late ones are lost.
+        let asked = asking.into_iter().map(|(id, interval, most)| self.take_turns_of(id, interval, most));
+        futures::stream::iter(asked).buffer_unordered(AT_ONCE).for_each(|()| async {}).await;
         let mut state = self.state();
         let (now, ids): (_, Vec<DestinationId>) = (self.now(), paced(&state.lanes));
         let mut next = now + REST;
@@ -71,6 +58,28 @@ impl Lanes {
             }
         }
         next.saturating_sub(self.now())
+    }
+}
+
+impl Lanes {
+    async fn take_turns_of(self: &Arc<Self>, id: DestinationId, interval: Duration, most: usize) {
+        let most = i64::try_from(most).unwrap_or(i64::MAX);
+        let asked = self.now();
+        let taken = self.base.store.take_turns(id, micros(interval), most, micros(AHEAD)).await;
+        let mut state = self.state();
+        let Some(lane) = state.lanes.get_mut(&id) else { return };
+        match taken {
+            Ok(paced) => {
+                let first = asked + Duration::from_micros(paced.first_in_us.unsigned_abs());
+                lane.give_turns(first, usize::try_from(paced.count).unwrap_or(0));
+                self.pump(&mut state, id);
+            }
+            Err(error) => {
+                metrics::counter!("hookyard_db_errors_total").increment(1);
+                tracing::debug!(error = %error, "turns of a rate limit could not be taken; trying again");
+                lane.give_turns(asked + PAUSE, 0);
+            }
+        }
     }
 }
 
