@@ -8,6 +8,27 @@ use hookyard_shared::id::EventId;
 use hookyard_testkit::{Account, Http, Profile, Scheme, Source, Stack};
 use serde_json::{Value, json};
 
+#[allow(unused_macros, reason = "each test program uses its part")]
+/// Each case, on each profile.
+macro_rules! on_both {
+    ($($case:ident)*) => {
+        mod embedded {
+            use super::*;
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $case() {
+                super::$case(Profile::Embedded).await;
+            })*
+        }
+        mod distributed {
+            use super::*;
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $case() {
+                super::$case(Profile::Distributed).await;
+            })*
+        }
+    };
+}
+
 /// Long enough for anything that should happen at once, on a busy machine.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
 

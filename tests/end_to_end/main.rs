@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on should panic")]
 
+#[macro_use]
 #[path = "../common/mod.rs"]
 mod common;
 mod destinations;
@@ -405,26 +406,6 @@ async fn health_readiness_metrics_and_the_api_description_are_served(profile: Pr
     let description = door.get("/api/v1/openapi.json").await.unwrap().ok().unwrap();
     assert_eq!(description["openapi"], "3.1.0");
     assert!(description["paths"].as_object().unwrap().len() > 20);
-}
-
-/// Each case, on each profile.
-macro_rules! on_both {
-    ($($case:ident)*) => {
-        mod embedded {
-            use super::*;
-            $(#[tokio::test(flavor = "multi_thread")]
-            async fn $case() {
-                super::$case(Profile::Embedded).await;
-            })*
-        }
-        mod distributed {
-            use super::*;
-            $(#[tokio::test(flavor = "multi_thread")]
-            async fn $case() {
-                super::$case(Profile::Distributed).await;
-            })*
-        }
-    };
 }
 
 on_both! {

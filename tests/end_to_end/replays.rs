@@ -197,26 +197,6 @@ async fn what_was_given_up_is_retried_together(profile: Profile) {
     assert_eq!(ids(&sink, "/s").into_iter().collect::<HashSet<_>>().len(), 30);
 }
 
-/// Each case, on each profile.
-macro_rules! on_both {
-    ($($case:ident)*) => {
-        mod embedded {
-            use super::*;
-            $(#[tokio::test(flavor = "multi_thread")]
-            async fn $case() {
-                super::$case(Profile::Embedded).await;
-            })*
-        }
-        mod distributed {
-            use super::*;
-            $(#[tokio::test(flavor = "multi_thread")]
-            async fn $case() {
-                super::$case(Profile::Distributed).await;
-            })*
-        }
-    };
-}
-
 on_both! {
     a_replayed_event_comes_under_the_id_that_its_receiver_knows
     what_a_filter_matches_is_replayed_at_a_rate_until_it_is_stopped

@@ -2,28 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on should panic")]
 
+#[macro_use]
 #[path = "../common/mod.rs"]
 mod common;
-
-/// Each case, on each profile.
-macro_rules! on_both {
-    ($($case:ident)*) => {
-        mod embedded {
-            use super::*;
-            $(#[tokio::test(flavor = "multi_thread")]
-            async fn $case() {
-                super::$case(Profile::Embedded).await;
-            })*
-        }
-        mod distributed {
-            use super::*;
-            $(#[tokio::test(flavor = "multi_thread")]
-            async fn $case() {
-                super::$case(Profile::Distributed).await;
-            })*
-        }
-    };
-}
 
 mod limits;
 mod order;

@@ -7,6 +7,7 @@
 
 mod gates;
 pub(crate) mod lane;
+mod lines;
 pub(crate) mod slots;
 mod turns;
 

@@ -1,15 +1,14 @@
 //! One lane: what waits in it, what goes next, and what holds it back. It does no I/O and knows no clock: times are what
 //! its caller says, as time since some beginning.
 //!
-//! What waits stands in lines, one per flow and class. Lines take turns by weight (stride scheduling): a noisy source and
-//! a heap of retries delay only themselves.
+//! What waits stands in [`Lines`].
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
+pub(crate) use super::lines::Line;
+use super::lines::Lines;
 use hookyard_shared::model::breaker::{TRIP_AFTER, TRIP_AGAIN_AFTER};
-use hookyard_shared::store::relay::FlowKey;
-use uuid::Uuid;
 
 /// Deliveries that wait in one lane.
 pub(crate) const QUEUE: usize = 2_048;
@@ -20,27 +19,6 @@ const PACED_AHEAD: Duration = Duration::from_secs(2);
 
 /// A turn that is later than this, and than the interval between turns, is not used any more.
 const LATE: Duration = Duration::from_millis(100);
-/// Empty lines that are remembered beside those in use, before it is looked which are worth it.
-const EMPTY_LINES: usize = 64;
-
-/// A line: flow and class.
-pub(crate) type Line = (Uuid, i64);
-
-/// How far a line moves on with each of its turns: the smaller, the more turns it has.
-fn stride(class: i64) -> u64 {
-    match class {
-        FlowKey::FIRST => 1,
-        FlowKey::RETRY => 2,
-        _ => 4,
-    }
-}
-
-struct Waiting<J> {
-    jobs: VecDeque<J>,
-    /// Where the line stands; the least is next.
-    pass: u64,
-}
-
 /// What the circuit breaker allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Gate {
@@ -91,12 +69,7 @@ pub(crate) struct Lane<J> {
     pub(crate) granted: usize,
     /// Requests open.
     pub(crate) in_flight: usize,
-    lines: BTreeMap<Line, Waiting<J>>,
-    /// The lines with jobs, the next one first.
-    ready: BTreeSet<(u64, Line)>,
-    /// The pass of the line that went last.
-    now_at: u64,
-    waiting: usize,
+    lines: Lines<J>,
     /// Lines of which the store may have more that is due.
     more_due: BTreeSet<Line>,
     /// Requests begun are this far apart, over all workers.
@@ -122,10 +95,7 @@ impl<J> Default for Lane<J> {
             held: 0,
             granted: 0,
             in_flight: 0,
-            lines: BTreeMap::new(),
-            ready: BTreeSet::new(),
-            now_at: 0,
-            waiting: 0,
+            lines: Lines::default(),
             more_due: BTreeSet::new(),
             interval: None,
             turns: VecDeque::new(),
@@ -142,12 +112,12 @@ impl<J> Default for Lane<J> {
 impl<J> Lane<J> {
     /// How many wait.
     pub(crate) fn waiting(&self) -> usize {
-        self.waiting
+        self.lines.waiting()
     }
 
     /// How many wait in a line.
     pub(crate) fn waiting_in(&self, line: Line) -> usize {
-        self.lines.get(&line).map_or(0, |line| line.jobs.len())
+        self.lines.waiting_in(line)
     }
 
     /// What the breaker allows.
@@ -157,40 +127,12 @@ impl<J> Lane<J> {
 
     /// Puts a job at the end of its line.
     pub(crate) fn push(&mut self, line: Line, job: J) {
-        let waiting = self.lines.entry(line).or_insert_with(|| Waiting { jobs: VecDeque::new(), pass: 0 });
-        if waiting.jobs.is_empty() {
-            // A line that had nothing to send has not saved up turns.
-            waiting.pass = waiting.pass.max(self.now_at);
-            self.ready.insert((waiting.pass, line));
-        }
-        waiting.jobs.push_back(job);
-        self.waiting += 1;
-    }
-
-    /// The next job, whatever holds the lane back.
-    pub(crate) fn pop(&mut self) -> Option<(Line, J)> {
-        let (pass, line) = self.ready.pop_first()?;
-        let waiting = self.lines.get_mut(&line)?;
-        let job = waiting.jobs.pop_front()?;
-        self.now_at = pass;
-        waiting.pass = pass + stride(line.1);
-        if !waiting.jobs.is_empty() {
-            self.ready.insert((waiting.pass, line));
-        }
-        self.waiting -= 1;
-        if self.lines.len() > 2 * self.ready.len() + EMPTY_LINES {
-            // An empty line is kept for its pass only: while that is ahead, its next job waits for the turns it had.
-            let now_at = self.now_at;
-            self.lines.retain(|_, line| !line.jobs.is_empty() || line.pass > now_at);
-        }
-        Some((line, job))
+        self.lines.push(line, job);
     }
 
     /// Takes everything out that waits.
     pub(crate) fn drain(&mut self) -> Vec<J> {
-        self.ready.clear();
-        self.waiting = 0;
-        std::mem::take(&mut self.lines).into_values().flat_map(|line| line.jobs).collect()
+        self.lines.drain()
     }
 
     /// Requests that may be open at once.
@@ -209,9 +151,9 @@ impl<J> Lane<J> {
         }
         self.forget_late_turns(now);
         if self.interval.is_some() && self.turns.front().is_none_or(|turn| *turn > now) {
-            return if self.waiting == 0 { Pick::Nothing } else { Pick::NotYet };
+            return if self.waiting() == 0 { Pick::Nothing } else { Pick::NotYet };
         }
-        while let Some((_, job)) = self.pop() {
+        while let Some((_, job)) = self.lines.pop() {
             if wanted(&job) {
                 if self.interval.is_some() {
                     self.turns.pop_front();
@@ -286,8 +228,8 @@ impl<J> Lane<J> {
     /// How many turns to ask the store for now, and how far apart they are; nothing if there are some, or nobody to use them.
     pub(crate) fn wants_turns(&self, now: Duration) -> Option<(Duration, usize)> {
         let interval = self.interval?;
-        let idle = self.waiting == 0 || self.limit() == 0 || self.in_flight >= self.limit();
-        (!idle && self.turns.is_empty() && self.ask_again <= now).then_some((interval, self.waiting))
+        let idle = self.waiting() == 0 || self.limit() == 0 || self.in_flight >= self.limit();
+        (!idle && self.turns.is_empty() && self.ask_again <= now).then_some((interval, self.waiting()))
     }
 
     /// Takes turns that the store granted: `count` of them, the first at `first`.
@@ -302,7 +244,7 @@ impl<J> Lane<J> {
     /// When the lane can next do something about its rate limit.
     pub(crate) fn next_turn(&self, now: Duration) -> Option<Duration> {
         self.interval?;
-        if self.waiting == 0 || self.in_flight >= self.limit() {
+        if self.waiting() == 0 || self.in_flight >= self.limit() {
             return None;
         }
         Some(self.turns.front().copied().unwrap_or(self.ask_again).max(now))
@@ -325,9 +267,9 @@ impl<J> Lane<J> {
             return 0;
         }
         let capacity = self.capacity();
-        let free = capacity.saturating_sub(self.waiting);
+        let free = capacity.saturating_sub(self.waiting());
         let reserved = RESERVED.min(capacity).saturating_sub(self.waiting_in(line));
-        if self.waiting < 2 * capacity { free.max(reserved) } else { free }
+        if self.waiting() < 2 * capacity { free.max(reserved) } else { free }
     }
 
     /// How many more of each line may be claimed: nothing while it has enough to do, or while nobody told that more is due,
@@ -337,11 +279,11 @@ impl<J> Lane<J> {
             return Vec::new();
         }
         let all = if self.gate == Gate::Trying { 1 } else { (4 * self.held).clamp(64, QUEUE).min(self.capacity()) };
-        if self.gate == Gate::Trying && self.waiting + self.in_flight > 0 {
+        if self.gate == Gate::Trying && self.waiting() + self.in_flight > 0 {
             return Vec::new();
         }
         let lines: Vec<Line> = lines.into_iter().filter(|line| searched || self.more_due.contains(line)).collect();
-        let busy = self.ready.len().max(self.more_due.len()).max(1);
+        let busy = self.lines.busy().max(self.more_due.len()).max(1);
         let share = (all / busy).max(1);
         let want = |line: Line| {
             let has = self.waiting_in(line);
@@ -379,12 +321,15 @@ impl<J> Lane<J> {
 
     /// Whether there is anything to do here.
     pub(crate) fn has_work(&self) -> bool {
-        self.in_flight > 0 || self.waiting > 0 || !self.more_due.is_empty()
+        self.in_flight > 0 || self.waiting() > 0 || !self.more_due.is_empty()
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use hookyard_shared::store::relay::FlowKey;
+    use uuid::Uuid;
+
     use super::*;
 
     const ONE: Line = (Uuid::from_u128(1), FlowKey::FIRST);
@@ -393,32 +338,6 @@ mod tests {
 
     fn lane(held: usize) -> Lane<u32> {
         Lane { held, granted: held, ..Lane::default() }
-    }
-
-    #[test]
-    fn a_noisy_line_delays_only_itself_and_retries_have_half_the_turns() {
-        let mut lane = lane(1);
-        for n in 0..1_000 {
-            lane.push(ONE, n);
-        }
-        for n in 0..10 {
-            lane.push((ONE.0, FlowKey::RETRY), 2_000 + n);
-        }
-        for _ in 0..6 {
-            lane.pop();
-        }
-        lane.push(TWO, 5_000);
-        let next: Vec<u32> = (0..3).filter_map(|_| lane.pop()).map(|(_, job)| job).collect();
-        assert!(next.contains(&5_000), "the quiet one is among the next: {next:?}");
-        let (mut first, mut retries) = (0, 0);
-        for _ in 0..12 {
-            match lane.pop() {
-                Some(((_, FlowKey::RETRY), _)) => retries += 1,
-                Some(_) => first += 1,
-                None => {}
-            }
-        }
-        assert!(first >= retries && retries >= 3, "{first} first attempts, {retries} retries");
     }
 
     #[test]
