@@ -97,7 +97,42 @@ async fn what_was_held_goes_out_at_the_chosen_rate_and_an_interruption_does_not_
     assert_eq!(distinct, 1_200, "no two at once");
 }
 
+async fn one_that_waits_long_by_itself_delays_none_of_the_rest(bench: Bench) {
+    let worker = bench.worker().await;
+    bench.subscribe(SourceId::new()).await;
+    // More than one portion, and the one that waits is in the first.
+    let made = bench.persist(worker, 1_500, NewStatus::Held).await;
+    let store = &bench.store;
+    let now = store.store_now_ms().await.unwrap();
+    let long = "UPDATE delivery SET next_attempt_ms = $2, class = 1, failures = 6 WHERE delivery_id = $1";
+    q!(&store.db, execute, long, made[3].id.0, now + 36_000_000).unwrap();
+    q!(&store.db, execute, "UPDATE destination SET release_rate = 100").unwrap();
+    assert_eq!(store.release_held(None, None, Some(bench.destination)).await.unwrap(), 1_500);
+    let text = "SELECT max(next_attempt_ms) FROM delivery WHERE delivery_id <> $1";
+    let (last,) = q!(&store.db, fetch_one as (i64,), text, made[3].id.0).unwrap();
+    assert!(last - now < 20_000, "the rest is through after 15 s, not {} ms", last - now);
+    assert_eq!(bench.row(made[3].id).await.2, Some(now + 36_000_000), "its own wait is kept");
+}
+
+async fn another_pause_forgets_the_pace_of_the_one_before(bench: Bench) {
+    let worker = bench.worker().await;
+    bench.subscribe(SourceId::new()).await;
+    bench.persist(worker, 50, NewStatus::Held).await;
+    let store = &bench.store;
+    let set = async |text: &'static str| q!(&store.db, execute, text).map(drop).unwrap();
+    set("UPDATE destination SET release_rate = 1").await;
+    store.release_held(None, None, Some(bench.destination)).await.unwrap();
+    set("UPDATE destination SET enabled = FALSE").await;
+    store.settle_waiting().await.unwrap();
+    set("UPDATE destination SET enabled = TRUE, release_rate = NULL").await;
+    assert_eq!(store.release_held(None, None, Some(bench.destination)).await.unwrap(), 50);
+    let (last,) = q!(&store.db, fetch_one as (i64,), "SELECT max(next_attempt_ms) FROM delivery").unwrap();
+    assert!(last <= store.store_now_ms().await.unwrap(), "all are due now");
+}
+
 on_both! {
+    one_that_waits_long_by_itself_delays_none_of_the_rest
+    another_pause_forgets_the_pace_of_the_one_before
     a_breaker_opens_once_is_tried_by_one_and_lasts_longer_each_time
     turns_of_a_rate_are_given_once_however_many_ask
     what_is_paused_on_any_part_of_its_way_is_held_and_let_go_when_all_is_open
