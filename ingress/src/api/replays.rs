@@ -10,7 +10,9 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use hookyard_shared::auth::Scope;
 use hookyard_shared::id::{DestinationId, EventId, ReplayId, SubscriptionId};
-use hookyard_shared::store::replays::{Matches, NewReplay, Replay, ReplayChange, ReplayWish, Selection, Target};
+use hookyard_shared::store::replays::{
+    MAX_OPEN, Matches, NewReplay, Replay, ReplayChange, ReplayWish, Selection, Target,
+};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
@@ -130,14 +132,28 @@ pub(crate) async fn count(state: &AppState, principal: &Principal, asked: &Asked
     Ok(state.store.count_replay(principal.workspace_id, selection, target, PATIENCE).await?)
 }
 
+/// What a workspace is told that has as many open replays as it may.
+fn too_many() -> ApiError {
+    ApiError::conflict(
+        "too_many_replays",
+        format!(
+            "{MAX_OPEN} replays are running or paused already; wait until one is done, or stop one. Many events can be named in one replay"
+        ),
+    )
+}
+
 /// Begins a replay.
 pub(crate) async fn begin(state: &AppState, principal: &Principal, asked: Asked) -> ApiResult<Replay> {
     principal.require(Scope::Write)?;
+    // Counting takes long; who may not begin another does not have it done.
+    if state.store.has_all_replays_open(principal.workspace_id).await? {
+        return Err(too_many());
+    }
     let matches = count(state, principal, &asked).await?;
     let Asked { selection, target, rate } = asked;
     let (workspace_id, created_by) = (principal.workspace_id, principal.user_id);
     let new = NewReplay { workspace_id, created_by, selection, target, rate, matches };
-    Ok(state.store.create_replay(&new).await?)
+    state.store.create_replay(&new).await?.ok_or_else(too_many)
 }
 
 /// Replays one event at once.
@@ -162,7 +178,7 @@ pub(crate) async fn begin_one(
     let Asked { selection, target, rate } = asked;
     let (workspace_id, created_by) = (principal.workspace_id, principal.user_id);
     let new = NewReplay { workspace_id, created_by, selection, target, rate, matches };
-    Ok(state.store.replay_at_once(&new).await?)
+    state.store.replay_at_once(&new).await?.ok_or_else(too_many)
 }
 
 /// Changes a replay. After a stop the first portion of what waits is cancelled at once; workers do the rest.
@@ -226,6 +242,7 @@ async fn list(
     (status = 400, description = "The body is not JSON.", body = Problem, content_type = "application/problem+json"),
     (status = 401, description = "Not logged in.", body = Problem, content_type = "application/problem+json"),
     (status = 403, description = "The scope `write` is missing (`read` for a dry run).", body = Problem, content_type = "application/problem+json"),
+    (status = 409, description = "20 replays of the workspace are running or paused.", body = Problem, content_type = "application/problem+json"),
     (status = 422, description = "Some fields cannot be accepted.", body = Problem, content_type = "application/problem+json"),
 ))]
 async fn create(
@@ -343,7 +360,7 @@ async fn remove(
     (status = 401, description = "Not logged in.", body = Problem, content_type = "application/problem+json"),
     (status = 403, description = "The scope `write` is missing.", body = Problem, content_type = "application/problem+json"),
     (status = 404, description = "There is none with this id.", body = Problem, content_type = "application/problem+json"),
-    (status = 409, description = "It has nowhere to go.", body = Problem, content_type = "application/problem+json"),
+    (status = 409, description = "It has nowhere to go, or 20 replays of the workspace are running or paused.", body = Problem, content_type = "application/problem+json"),
     (status = 422, description = "Some fields cannot be accepted.", body = Problem, content_type = "application/problem+json"),
 ))]
 async fn replay_event(

@@ -9,13 +9,15 @@ use super::deliveries::DeliveryStatus;
 use super::events::EventFilter;
 use super::relay::ReplayStep;
 use super::sqlite::placeholders;
-use super::{Db, Store};
+use super::{Db, Store, Tx};
 use crate::clock::Millis;
 use crate::id::{DestinationId, EventId, ReplayId, SourceId, SubscriptionId, UserId, WorkspaceId};
 use crate::{q, row};
 
 /// Events that may be named one by one in a replay.
 pub const MAX_NAMED: usize = 1_000;
+/// Replays of a workspace that may be open (running or paused) at a time.
+pub const MAX_OPEN: i64 = 20;
 /// Deliveries of a replay in one state are counted up to this.
 pub const COUNTED: i64 = 100_000;
 
@@ -246,15 +248,19 @@ pub enum ReplayWish {
 }
 
 impl Store {
-    /// Begins a replay of the events that are there now; a worker makes the deliveries.
+    /// Begins a replay of the events that are there now; a worker makes the deliveries. `None` if the workspace has
+    /// [`MAX_OPEN`] already.
     ///
     /// # Errors
     /// When the store does not answer.
-    pub async fn create_replay(&self, new: &NewReplay) -> sqlx::Result<Replay> {
+    pub async fn create_replay(&self, new: &NewReplay) -> sqlx::Result<Option<Replay>> {
         let (at_event, last_event) = self.replay_range(new.workspace_id, &new.selection).await?;
         let filter = serde_json::to_string(&new.selection).map_err(|error| sqlx::Error::Encode(error.into()))?;
         let (now, due) = (self.now_ms(), self.store_now_ms().await?);
         let mut tx = self.db.begin().await?;
+        if open_replays(&mut tx, new.workspace_id).await? >= MAX_OPEN {
+            return Ok(None);
+        }
         let replay = q!(
             tx &mut tx,
             fetch_one as Replay,
@@ -276,17 +282,27 @@ impl Store {
             due
         )?;
         tx.commit().await?;
-        Ok(replay)
+        Ok(Some(replay))
     }
 
-    /// Begins a replay of few events and makes its deliveries at once, so far as nothing else of the workspace is being
-    /// replayed at this moment; a worker does the rest.
+    /// Whether a workspace has as many open replays as it may. [`Store::create_replay`] looks again; this is for those who have
+    /// much to do before it.
     ///
     /// # Errors
     /// When the store does not answer.
-    pub async fn replay_at_once(&self, new: &NewReplay) -> sqlx::Result<Replay> {
+    pub async fn has_all_replays_open(&self, workspace: WorkspaceId) -> sqlx::Result<bool> {
+        let (open,) = q!(&self.db, fetch_one as (i64,), COUNT_OPEN, workspace.0)?;
+        Ok(open >= MAX_OPEN)
+    }
+
+    /// Begins a replay of few events and makes its deliveries at once, so far as nothing else of the workspace is being
+    /// replayed at this moment; a worker does the rest. `None` if the workspace has [`MAX_OPEN`] already.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn replay_at_once(&self, new: &NewReplay) -> sqlx::Result<Option<Replay>> {
         const TRIES: u32 = 10;
-        let replay = self.create_replay(new).await?;
+        let Some(replay) = self.create_replay(new).await? else { return Ok(None) };
         let (workspace, id) = (new.workspace_id, ReplayId(replay.replay_id));
         for _ in 0..TRIES {
             match self.step_replay(id).await? {
@@ -295,7 +311,7 @@ impl Store {
                 None => tokio::time::sleep(Duration::from_millis(20)).await,
             }
         }
-        Ok(self.replay(workspace, id).await?.unwrap_or(replay))
+        Ok(Some(self.replay(workspace, id).await?.unwrap_or(replay)))
     }
 
     /// The replays of a workspace older than the cursor, newest first.
@@ -437,6 +453,20 @@ impl Store {
         known.sort_unstable();
         Ok(events.iter().copied().filter(|id| known.binary_search(&id.0).is_err()).collect())
     }
+}
+
+const COUNT_OPEN: &str = "SELECT count(*) FROM replay WHERE workspace_id = $1 AND state IN ('running', 'paused')";
+
+/// The open replays of a workspace; none is begun by others until the transaction ends.
+async fn open_replays(tx: &mut Tx, workspace: WorkspaceId) -> sqlx::Result<i64> {
+    // SQLite has one writer, and this transaction is it.
+    if let Tx::Pg(tx) = tx {
+        // The random half of the id; turned round, because a portion in the making holds it as it is.
+        let key = !(workspace.0.as_u128() as u64 as i64);
+        sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(key).execute(&mut **tx).await?;
+    }
+    let (open,) = q!(tx tx, fetch_one as (i64,), COUNT_OPEN, workspace.0)?;
+    Ok(open)
 }
 
 #[cfg(test)]

@@ -66,6 +66,32 @@ async fn a_replay_is_counted_begun_shown_and_stopped_and_only_by_its_workspace()
 }
 
 #[tokio::test]
+async fn a_workspace_with_twenty_open_replays_is_told_to_stop_one() {
+    let app = App::new(&[]).await;
+    let user = User { app: &app, cookie: app.user("ada").await };
+    let source = user.create("/sources", json!({"name": "Shop", "provider": "none"})).await;
+    let destination = user.create("/destinations", json!({"name": "d", "kind": "inspector"})).await;
+    let ends = json!({"source_id": source["id"], "destination_id": destination["id"]});
+    let subscription = user.create("/subscriptions", ends).await;
+    let (event, _) = relayed(&app, &subscription, b"{}").await;
+    let mut last = String::new();
+    for _ in 0..20 {
+        let made = user.post("/replays", json!({"source_id": source["id"]})).await;
+        assert_eq!(made.status, StatusCode::CREATED, "{}", made.text);
+        last = format!("/replays/{}", text(&made.json()["id"]));
+    }
+    for (path, body) in [("/replays".to_owned(), json!({"all": true})), (format!("/events/{event}/replay"), json!({}))]
+    {
+        let refused = user.post(&path, body).await;
+        assert_eq!((refused.status, refused.code().as_str()), (StatusCode::CONFLICT, "too_many_replays"));
+        assert!(text(&refused.json()["detail"]).contains("stop one"), "{}", refused.text);
+    }
+    assert_eq!(user.post("/replays", json!({"all": true, "dry_run": true})).await.status, StatusCode::OK);
+    assert_eq!(user.delete(&last).await.status, StatusCode::OK);
+    assert_eq!(user.post(&format!("/events/{event}/replay"), json!({})).await.status, StatusCode::CREATED);
+}
+
+#[tokio::test]
 async fn the_pages_count_before_they_replay_or_change_many() {
     let app = App::new(&[]).await;
     let user = User { app: &app, cookie: app.user("ada").await };

@@ -39,6 +39,10 @@ const CATCH_UP_MS: i64 = 500;
 const CANCEL: i64 = 500;
 /// Between looks for what comes back to wait after a stop, in milliseconds.
 const CANCEL_AGAIN_MS: i64 = 1_000;
+/// Replays of one workspace that a round goes on with, at most.
+const OF_WORKSPACE: i64 = 4;
+/// How long a replay that could not go on is left alone, in milliseconds.
+const PUT_OFF_MS: i64 = 2_000;
 /// An event's id may have been made a little before the event is said to have come in.
 const ID_SLACK_MS: i64 = 60_000;
 
@@ -130,22 +134,43 @@ impl Store {
         Ok(matches)
     }
 
-    /// Replays that a worker is to go on with now, longest due first; and how long, in milliseconds, until the next is.
+    /// Replays that a worker is to go on with now; and how long, in milliseconds, until the next is due.
+    ///
+    /// A few of each workspace, longest due first: the first of every workspace stand before anybody's second, so that nobody
+    /// waits for what another began, however much that is.
     ///
     /// # Errors
     /// When the store does not answer.
     pub async fn due_replays(&self) -> sqlx::Result<(Vec<ReplayId>, Option<i64>)> {
-        let rows = q!(
-            &self.db,
-            fetch_all as (Uuid, i64),
-            "SELECT replay_id, due_ms FROM replay WHERE due_ms IS NOT NULL ORDER BY due_ms LIMIT 64"
-        )?;
-        if rows.is_empty() {
+        let earliest = "SELECT due_ms FROM replay WHERE due_ms > $1 ORDER BY due_ms LIMIT 1";
+        // Most often nothing is open, and this one question is all.
+        if q!(&self.db, fetch_optional as (i64,), earliest, i64::MIN)?.is_none() {
             return Ok((Vec::new(), None));
         }
         let now = self.store_now_ms().await?;
-        let next = rows.iter().find(|(_, due)| *due > now).map(|(_, due)| due - now);
-        Ok((rows.iter().filter(|(_, due)| *due <= now).map(|(id, _)| ReplayId(*id)).collect(), next))
+        let rows = q!(
+            &self.db,
+            fetch_all as (Uuid,),
+            "SELECT replay_id FROM (
+                SELECT replay_id, due_ms, row_number() OVER (PARTITION BY workspace_id ORDER BY due_ms, replay_id) AS place
+                FROM replay WHERE due_ms <= $1) AS r
+             WHERE place <= $2 ORDER BY place, due_ms LIMIT 64",
+            now,
+            OF_WORKSPACE
+        )?;
+        let next = q!(&self.db, fetch_optional as (i64,), earliest, now)?;
+        Ok((rows.into_iter().map(|(id,)| ReplayId(id)).collect(), next.map(|(due,)| due - now)))
+    }
+
+    /// Puts a replay off that could not go on, so that it does not stand before the others at once again. `false` if it is
+    /// no longer due.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn put_off_replay(&self, id: ReplayId) -> sqlx::Result<bool> {
+        let now = self.store_now_ms().await?;
+        let text = "UPDATE replay SET due_ms = $2 WHERE replay_id = $1 AND due_ms <= $3";
+        Ok(q!(&self.db, execute, text, id.0, now + PUT_OFF_MS, now)? > 0)
     }
 
     /// Goes on with a replay that is due: makes a portion of deliveries, or cancels one if it was stopped. Nothing if another
