@@ -555,6 +555,34 @@ async fn what_was_given_up_is_retried_together_and_what_waits_cancelled(bench: B
     assert_eq!(store.count_bulk(bench.workspace, BulkAction::Retry, &sooner, PATIENCE).await.unwrap().matches, 1_190);
 }
 
+async fn a_list_by_time_looks_only_where_the_keys_of_that_time_are(bench: Bench) {
+    let worker = bench.worker().await;
+    let events = bench.events(3);
+    let mut deliveries = bench.deliveries(&events, NewStatus::Pending);
+    let at = |ms: i64| DeliveryId(Uuid::from_u128((u128::from(ms.unsigned_abs()) << 80) | 7));
+    let (now, hour) = (bench.store.now_ms(), 3_600_000);
+    // What no program of ours writes: keys that are hours away from when their rows say that they were made.
+    (deliveries[0].id, deliveries[2].id) = (at(now - 4 * hour), at(now + hour));
+    bench.store.persist(worker, &events, &deliveries).await.unwrap();
+    let ids = async |filter: DeliveryFilter, cursor| {
+        let found = bench.store.deliveries(bench.workspace, &filter, cursor, 10).await.unwrap();
+        found.into_iter().map(|d| DeliveryId(d.delivery_id)).collect::<Vec<_>>()
+    };
+    let [early, usual, late] = [deliveries[0].id, deliveries[1].id, deliveries[2].id];
+    let (all, after) = (DeliveryFilter::default(), Some(now - hour));
+    let before = Some(now + hour / 2);
+    assert_eq!(ids(all, None).await, [late, usual, early]);
+    assert_eq!(ids(DeliveryFilter { created_after: after, ..all }, None).await, [late, usual]);
+    assert_eq!(ids(DeliveryFilter { created_before: before, ..all }, None).await, [usual, early]);
+    let both = DeliveryFilter { created_after: after, created_before: before, ..all };
+    assert_eq!(ids(both, None).await, [usual]);
+    assert_eq!(ids(both, Some(usual.0)).await, [], "the cursor still holds");
+    let of_event = DeliveryFilter { event: Some(events[0].id), ..both };
+    assert_eq!(ids(of_event, None).await, []);
+    // Made while the store was away for an hour, and written now.
+    assert_eq!(ids(DeliveryFilter { created_after: Some(now - 3 * hour), ..all }, None).await.len(), 3);
+}
+
 async fn what_has_nowhere_to_go_is_not_retried_but_what_was_replayed_elsewhere_is(bench: Bench) {
     let worker = bench.worker().await;
     let (source, failed) = history(&bench, worker, 2, Next::Failed).await;
@@ -652,4 +680,5 @@ on_both! {
     what_was_given_up_is_retried_together_and_what_waits_cancelled
     what_has_nowhere_to_go_is_not_retried_but_what_was_replayed_elsewhere_is
     cancelling_many_lets_those_behind_them_go
+    a_list_by_time_looks_only_where_the_keys_of_that_time_are
 }

@@ -92,6 +92,55 @@ async fn a_workspace_with_twenty_open_replays_is_told_to_stop_one() {
 }
 
 #[tokio::test]
+async fn counts_and_changes_of_many_take_turns_and_lists_do_not_count() {
+    let app = App::new(&[]).await;
+    let user = User { app: &app, cookie: app.user("ada").await };
+    let made = user.post("/replays", json!({"all": true})).await;
+    assert_eq!(made.status, StatusCode::CREATED, "{}", made.text);
+    let listed = user.get("/replays?limit=200").await.json();
+    assert_eq!(listed["data"].as_array().unwrap().len(), 1);
+    let shown = user.get(&format!("/replays/{}", text(&made.json()["id"]))).await.json();
+    for count in ["delivered", "failed", "cancelled", "waiting"] {
+        assert_eq!((listed["data"][0].get(count), &shown[count]), (None, &json!(0)), "{count}");
+    }
+
+    let mut counting = Vec::new();
+    for _ in 0..4 {
+        counting.push(app.state.turns.count().await.unwrap());
+    }
+    let dry = json!({"all": true, "dry_run": true});
+    for path in ["/replays", "/deliveries/retry", "/deliveries/cancel"] {
+        let refused = user.post(path, dry.clone()).await;
+        assert_eq!((refused.status, refused.code().as_str()), (StatusCode::TOO_MANY_REQUESTS, "too_many_requests"));
+        assert_eq!(refused.headers["retry-after"], "2", "{path}");
+    }
+    assert_eq!(user.page("/replays/new?q=x").await.status, StatusCode::TOO_MANY_REQUESTS);
+    drop(counting);
+    assert_eq!(user.post("/replays", dry).await.status, StatusCode::OK);
+
+    let me: hookyard_shared::id::WorkspaceId = {
+        let workspace = user.get("/me").await.json()["workspace"]["id"].as_str().unwrap().to_owned();
+        workspace.parse().unwrap()
+    };
+    let own = app.state.turns.change(me).unwrap();
+    let refused = user.post("/deliveries/cancel", json!({"all": true})).await;
+    assert_eq!((refused.status, refused.code().as_str()), (StatusCode::CONFLICT, "change_under_way"));
+    drop(own);
+    let others: Vec<_> =
+        (0..4).map(|_| app.state.turns.change(hookyard_shared::id::WorkspaceId::new()).unwrap()).collect();
+    let refused = user.post("/deliveries/retry", json!({"all": true})).await;
+    assert_eq!(
+        (refused.status, &refused.headers["retry-after"]),
+        (StatusCode::TOO_MANY_REQUESTS, &"10".parse().unwrap())
+    );
+    drop(others);
+    for _ in 0..3 {
+        let done = user.post("/deliveries/retry", json!({"all": true})).await;
+        assert_eq!(done.status, StatusCode::OK, "a change gives its turn back: {}", done.text);
+    }
+}
+
+#[tokio::test]
 async fn the_pages_count_before_they_replay_or_change_many() {
     let app = App::new(&[]).await;
     let user = User { app: &app, cookie: app.user("ada").await };
