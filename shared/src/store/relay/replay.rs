@@ -5,18 +5,17 @@
 //! matches. Replays of one workspace are made one at a time: what two of them send to one receiver has one `webhook-id`.
 
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
 
 use sqlx::{AssertSqlSafe, SqlSafeStr};
 use uuid::Uuid;
 
 use super::claim::FlowKey;
-use super::replay_pairs::{Pair, Wanted, before};
+use super::replay_pairs::{Pair, Wanted};
 use super::{placeholders, portions};
 use crate::clock::Millis;
-use crate::id::{DeliveryId, ReplayId, WorkspaceId};
+use crate::id::{DeliveryId, ReplayId};
 use crate::q;
-use crate::store::replays::{Matches, Replay, Selection, Target, replay_columns};
+use crate::store::replays::{Replay, Target, replay_columns};
 use crate::store::{Store, Tx};
 
 /// Deliveries of a replay that have not ended, at most; a little more where one event has many.
@@ -27,10 +26,6 @@ const PORTION: i64 = 250;
 const ROOM: i64 = 100;
 /// How long it waits for room, in milliseconds.
 const ROOM_WAIT_MS: i64 = 100;
-/// Events that a count looks at in one statement.
-const COUNT_WINDOW: i64 = 2_000;
-/// Events that are counted, at most.
-const COUNT_MOST: i64 = 100_000;
 /// A portion at a rate is what the rate makes in this part of a second.
 const RATE_PARTS: i64 = 4;
 /// As much of the time that a rate lost is made up for, in milliseconds.
@@ -43,8 +38,6 @@ const CANCEL_AGAIN_MS: i64 = 1_000;
 const OF_WORKSPACE: i64 = 4;
 /// How long a replay that could not go on is left alone, in milliseconds.
 const PUT_OFF_MS: i64 = 2_000;
-/// An event's id may have been made a little before the event is said to have come in.
-const ID_SLACK_MS: i64 = 60_000;
 
 /// What a turn of a replay did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -71,69 +64,6 @@ fn next_due(due: Millis, now: Millis, made: usize, rate: Option<i64>) -> Millis 
 }
 
 impl Store {
-    /// The keys between which the events of a selection lie, the first not with them.
-    pub(in crate::store) async fn replay_range(
-        &self,
-        workspace: WorkspaceId,
-        selection: &Selection,
-    ) -> sqlx::Result<(Uuid, Uuid)> {
-        if let (Some(first), Some(last)) = (selection.event_ids.first(), selection.event_ids.last()) {
-            return Ok((before(first.0), last.0));
-        }
-        let newest = q!(
-            &self.db,
-            fetch_optional as (Uuid,),
-            "SELECT event_id FROM event WHERE workspace_id = $1 ORDER BY event_id DESC LIMIT 1",
-            workspace.0
-        )?;
-        let after = selection.received_after.map_or(0, |ms| (ms - ID_SLACK_MS).max(0).unsigned_abs());
-        let from = Uuid::from_u128(u128::from(after) << 80);
-        Ok((from, newest.map_or(Uuid::nil(), |(id,)| id)))
-    }
-
-    /// How many events a replay would be about, counted for as long as `patience` at most.
-    ///
-    /// # Errors
-    /// When the store does not answer.
-    pub async fn count_replay(
-        &self,
-        workspace: WorkspaceId,
-        selection: &Selection,
-        target: Target,
-        patience: Duration,
-    ) -> sqlx::Result<Matches> {
-        let end = Instant::now() + patience;
-        let (mut at, last) = self.replay_range(workspace, selection).await?;
-        let wanted = Wanted::new(workspace.0, selection.clone(), target);
-        let mut matches = Matches { events: 0, deliveries: 0, complete: true };
-        let add = |matches: &mut Matches, (events, deliveries): (i64, i64)| {
-            matches.events += events;
-            matches.deliveries += deliveries;
-        };
-        for event in &wanted.named {
-            add(&mut matches, wanted.count(self, (before(event.0), event.0)).await?);
-        }
-        while wanted.named.is_empty() {
-            let window = q!(
-                &self.db,
-                fetch_all as (Uuid,),
-                "SELECT event_id FROM event WHERE workspace_id = $1 AND event_id > $2 AND event_id <= $3 ORDER BY event_id LIMIT $4",
-                workspace.0,
-                at,
-                last,
-                COUNT_WINDOW
-            )?;
-            let Some((to,)) = window.last().copied() else { break };
-            add(&mut matches, wanted.count(self, (at, to)).await?);
-            at = to;
-            if at < last && (matches.events >= COUNT_MOST || Instant::now() > end) {
-                matches.complete = false;
-                break;
-            }
-        }
-        Ok(matches)
-    }
-
     /// Replays that a worker is to go on with now; and how long, in milliseconds, until the next is due.
     ///
     /// A few of each workspace, longest due first: the first of every workspace stand before anybody's second, so that nobody
