@@ -141,6 +141,23 @@ async fn counts_and_changes_of_many_take_turns_and_lists_do_not_count() {
 }
 
 #[tokio::test]
+async fn what_is_resumed_again_and_again_has_one_task_that_looks_after_it() {
+    let app = App::new(&[]).await;
+    let user = User { app: &app, cookie: app.user("ada").await };
+    let source = user.create("/sources", json!({"name": "Shop", "provider": "none"})).await;
+    let path = format!("/sources/{}/resume", text(&source["id"]));
+    let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    let resumed = user.post(&path, json!({})).await;
+    assert_eq!((resumed.status, resumed.json()), (StatusCode::OK, json!({"released": 0})));
+    let before = tasks();
+    for _ in 0..10 {
+        assert_eq!(user.post(&path, json!({})).await.status, StatusCode::OK);
+    }
+    // The one that released may still be ending.
+    assert!(tasks() <= before + 1, "{} after {before}", tasks());
+}
+
+#[tokio::test]
 async fn the_pages_count_before_they_replay_or_change_many() {
     let app = App::new(&[]).await;
     let user = User { app: &app, cookie: app.user("ada").await };
