@@ -17,6 +17,7 @@ use hookyard_shared::vault::Vault;
 use hookyard_shared::verify::Providers;
 use tokio::sync::Semaphore;
 
+use crate::api::turns::Turns;
 use crate::receive::{Door, Keys, Rejections};
 
 /// Tests of destinations that may be under way at once, each for some seconds.
@@ -62,6 +63,8 @@ pub struct Handles {
     pub ways: Ways,
     /// Tests that may be under way at once.
     pub test_turns: Semaphore,
+    /// Turns of what costs the store much.
+    pub turns: Turns,
     /// What senders publish: keys and certificates.
     pub keys: Arc<Keys>,
     /// The metrics of this process.
@@ -93,6 +96,7 @@ impl AppState {
         Self(Arc::new(Handles {
             ways,
             test_turns: Semaphore::new(TESTS_AT_ONCE),
+            turns: Turns::default(),
             keys: Keys::new(guard.clone()),
             public_url: base.config.public_url(bound),
             registration: base.config.registration(bound),

@@ -415,6 +415,8 @@ CREATE TABLE replay (
 ) STRICT;
 CREATE INDEX replay_of_workspace ON replay (workspace_id, replay_id);
 CREATE INDEX replay_due ON replay (due_ms) WHERE due_ms IS NOT NULL;
+-- How many of a workspace are open, however many have ended.
+CREATE INDEX replay_open ON replay (workspace_id) WHERE state IN ('running', 'paused');
 
 CREATE TABLE rejection (
     rejection_id BLOB PRIMARY KEY,

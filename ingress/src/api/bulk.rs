@@ -152,10 +152,11 @@ pub(crate) async fn count_many(
     filter: &DeliveryFilter,
 ) -> ApiResult<BulkCount> {
     principal.require(Scope::Read)?;
+    let _turn = state.turns.count().await?;
     Ok(state.store.count_bulk(principal.workspace_id, action, filter, PATIENCE).await?)
 }
 
-/// Changes many deliveries, in a task of its own: it goes on when the client hangs up.
+/// Changes many deliveries, in a task of its own: it goes on when the client hangs up, and its turn with it.
 pub(crate) async fn change_many(
     state: &AppState,
     principal: &Principal,
@@ -169,9 +170,12 @@ pub(crate) async fn change_many(
         return Err(ApiError::Validation(errors));
     }
     let (store, workspace) = (state.store.clone(), principal.workspace_id);
+    let turn = state.turns.change(workspace)?;
     let (tell, told) = tokio::sync::oneshot::channel();
     tokio::spawn(async move {
         let outcome = store.change_deliveries(workspace, action, &filter).await;
+        // Before the answer: who has it may ask for the next.
+        drop(turn);
         if let Err(Err(error)) = tell.send(outcome) {
             tracing::warn!(error = %error, "many deliveries were being changed when the store failed, and nobody waits for the answer; ask again to change the rest");
         }
@@ -203,7 +207,9 @@ async fn answer(
     (status = 200, description = "How many are due now; with `dry_run`, how many would be.", body = BulkAnswer),
     (status = 401, description = "Not logged in.", body = Problem, content_type = "application/problem+json"),
     (status = 403, description = "The scope `write` is missing (`read` for a dry run).", body = Problem, content_type = "application/problem+json"),
+    (status = 409, description = "Another change of many deliveries of the workspace is under way.", body = Problem, content_type = "application/problem+json"),
     (status = 422, description = "Some fields cannot be accepted.", body = Problem, content_type = "application/problem+json"),
+    (status = 429, description = "As many changes or counts as may be go on already; come again as `Retry-After` says.", body = Problem, content_type = "application/problem+json"),
 ))]
 async fn retry_many(
     principal: Principal,
@@ -219,7 +225,9 @@ async fn retry_many(
     (status = 200, description = "How many are cancelled; with `dry_run`, how many would be.", body = BulkAnswer),
     (status = 401, description = "Not logged in.", body = Problem, content_type = "application/problem+json"),
     (status = 403, description = "The scope `write` is missing (`read` for a dry run).", body = Problem, content_type = "application/problem+json"),
+    (status = 409, description = "Another change of many deliveries of the workspace is under way.", body = Problem, content_type = "application/problem+json"),
     (status = 422, description = "Some fields cannot be accepted.", body = Problem, content_type = "application/problem+json"),
+    (status = 429, description = "As many changes or counts as may be go on already; come again as `Retry-After` says.", body = Problem, content_type = "application/problem+json"),
 ))]
 async fn cancel_many(
     principal: Principal,

@@ -23,6 +23,7 @@ pub mod sources;
 pub mod subscriptions;
 #[cfg(test)]
 mod tests;
+pub mod turns;
 
 use axum::Router;
 use axum::extract::{Request, State};

@@ -1,8 +1,6 @@
 //! Pausing what is on the way of deliveries: a source, a subscription or a destination. What comes in is kept and held; when
 //! it is resumed, what was held goes out at once or at a rate.
 
-use std::time::Duration;
-
 use axum::Json;
 use axum::extract::State;
 use hookyard_shared::auth::Scope;
@@ -21,8 +19,6 @@ use super::extract::{IfMatch, PathId, Principal};
 use super::policy::Resume;
 use crate::state::AppState;
 
-/// When a catalog knows of a change: within a second while notices come, within 35 s otherwise.
-const CATALOG_KNOWS: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(38)];
 /// Held and parked deliveries are counted up to this.
 pub(crate) const COUNTED: i64 = 100_000;
 /// Changes of a breaker that are shown.
@@ -120,7 +116,7 @@ pub(crate) struct Released {
 }
 
 /// What is on the way of deliveries.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Way {
     /// All that comes from a source.
     Source(SourceId),
@@ -142,20 +138,23 @@ impl Way {
 
 /// Releases what was held, in a task of its own: it goes on when the client hangs up.
 ///
-/// A worker whose catalog is old holds more for a moment, so the task looks again when every catalog must know.
+/// A worker whose catalog is old holds more for a moment, so it is looked for again when every catalog must know.
 pub(crate) async fn release(state: &AppState, way: Way) -> ApiResult<u64> {
-    let store = state.store.clone();
     let (tell, told) = tokio::sync::oneshot::channel();
     let (source, subscription, destination) = way.parts();
-    tokio::spawn(async move {
-        // Nobody listening only means that the client hung up.
-        tell.send(store.release_held(source, subscription, destination).await).ok();
-        for wait in CATALOG_KNOWS {
-            tokio::time::sleep(wait).await;
+    let store = state.store.clone();
+    state.turns.look_again(way, move || {
+        let store = store.clone();
+        async move {
             if let Err(error) = store.release_held(source, subscription, destination).await {
                 tracing::warn!(way = ?way, error = %error, "late held deliveries were not released at once; a worker does it within seconds");
             }
         }
+    });
+    let store = state.store.clone();
+    tokio::spawn(async move {
+        // Nobody listening only means that the client hung up.
+        tell.send(store.release_held(source, subscription, destination).await).ok();
     });
     Ok(told.await.map_err(|error| ApiError::Internal(error.into()))??)
 }

@@ -10,7 +10,9 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use hookyard_shared::auth::Scope;
 use hookyard_shared::id::{DestinationId, EventId, ReplayId, SubscriptionId};
-use hookyard_shared::store::replays::{Matches, NewReplay, Replay, ReplayChange, ReplayWish, Selection, Target};
+use hookyard_shared::store::replays::{
+    MAX_OPEN, Matches, NewReplay, Replay, ReplayChange, ReplayWish, Selection, Target,
+};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
@@ -126,18 +128,37 @@ pub(crate) async fn check(state: &AppState, principal: &Principal, body: &NewRep
 
 /// How many events a wish is about.
 pub(crate) async fn count(state: &AppState, principal: &Principal, asked: &Asked) -> ApiResult<Matches> {
+    let _turn = state.turns.count().await?;
+    count_now(state, principal, asked).await
+}
+
+async fn count_now(state: &AppState, principal: &Principal, asked: &Asked) -> ApiResult<Matches> {
     let (selection, target) = (&asked.selection, asked.target);
     Ok(state.store.count_replay(principal.workspace_id, selection, target, PATIENCE).await?)
+}
+
+/// What a workspace is told that has as many open replays as it may.
+fn too_many() -> ApiError {
+    ApiError::conflict(
+        "too_many_replays",
+        format!(
+            "{MAX_OPEN} replays are running or paused already; wait until one is done, or stop one. Many events can be named in one replay"
+        ),
+    )
 }
 
 /// Begins a replay.
 pub(crate) async fn begin(state: &AppState, principal: &Principal, asked: Asked) -> ApiResult<Replay> {
     principal.require(Scope::Write)?;
+    // Counting takes long; who may not begin another does not have it done.
+    if state.store.has_all_replays_open(principal.workspace_id).await? {
+        return Err(too_many());
+    }
     let matches = count(state, principal, &asked).await?;
     let Asked { selection, target, rate } = asked;
     let (workspace_id, created_by) = (principal.workspace_id, principal.user_id);
     let new = NewReplay { workspace_id, created_by, selection, target, rate, matches };
-    Ok(state.store.create_replay(&new).await?)
+    state.store.create_replay(&new).await?.ok_or_else(too_many)
 }
 
 /// Replays one event at once.
@@ -152,7 +173,8 @@ pub(crate) async fn begin_one(
     state.store.event(principal.workspace_id, event).await?.ok_or(ApiError::NotFound)?;
     let body = NewReplayBody { event_ids: vec![event], subscription_id, destination_id, ..NewReplayBody::default() };
     let asked = check(state, principal, &body).await?;
-    let matches = count(state, principal, &asked).await?;
+    // One event is counted in no time, and does not wait behind those who count many.
+    let matches = count_now(state, principal, &asked).await?;
     if matches.events == 0 {
         return Err(ApiError::conflict(
             "nowhere_to_go",
@@ -162,7 +184,7 @@ pub(crate) async fn begin_one(
     let Asked { selection, target, rate } = asked;
     let (workspace_id, created_by) = (principal.workspace_id, principal.user_id);
     let new = NewReplay { workspace_id, created_by, selection, target, rate, matches };
-    Ok(state.store.replay_at_once(&new).await?)
+    state.store.replay_at_once(&new).await?.ok_or_else(too_many)
 }
 
 /// Changes a replay. After a stop the first portion of what waits is cancelled at once; workers do the rest.
@@ -190,10 +212,10 @@ pub(crate) async fn change(
 
 async fn view(state: &AppState, replay: Replay) -> ApiResult<ReplayView> {
     let counts = state.store.replay_counts(replay.replay_id.into()).await?;
-    Ok(ReplayView::new(replay, counts))
+    Ok(ReplayView::new(replay, Some(counts)))
 }
 
-/// Lists replays, newest first.
+/// Lists replays, newest first; without how many deliveries are in which state, which is on each of them.
 #[utoipa::path(get, path = "/replays", tag = "replays",
     params(("cursor" = Option<String>, Query), ("limit" = Option<i64>, Query, minimum = 1, maximum = 200)), responses(
     (status = 200, description = "A page of replays.", body = Listing<ReplayView>),
@@ -208,12 +230,8 @@ async fn list(
 ) -> ApiResult<Json<Listing<ReplayView>>> {
     principal.require(Scope::Read)?;
     let rows = state.store.replays(principal.workspace_id, page.cursor, page.limit + 1).await?;
-    let rows = Listing::new(rows, page.limit, |row| row.replay_id);
-    let mut data = Vec::with_capacity(rows.data.len());
-    for row in rows.data {
-        data.push(view(&state, row).await?);
-    }
-    Ok(Json(Listing { data, next_cursor: rows.next_cursor }))
+    // Up to 200 replays with 100,000 deliveries each: to count these takes longer than a list may.
+    Ok(Json(Listing::new(rows, page.limit, |row| row.replay_id).map(|row| ReplayView::new(row, None))))
 }
 
 /// Replays events: those named, or all that the filter matches and that are there now, oldest first.
@@ -226,7 +244,9 @@ async fn list(
     (status = 400, description = "The body is not JSON.", body = Problem, content_type = "application/problem+json"),
     (status = 401, description = "Not logged in.", body = Problem, content_type = "application/problem+json"),
     (status = 403, description = "The scope `write` is missing (`read` for a dry run).", body = Problem, content_type = "application/problem+json"),
+    (status = 409, description = "20 replays of the workspace are running or paused.", body = Problem, content_type = "application/problem+json"),
     (status = 422, description = "Some fields cannot be accepted.", body = Problem, content_type = "application/problem+json"),
+    (status = 429, description = "As many counts as may be go on already; come again as `Retry-After` says.", body = Problem, content_type = "application/problem+json"),
 ))]
 async fn create(
     principal: Principal,
@@ -343,7 +363,7 @@ async fn remove(
     (status = 401, description = "Not logged in.", body = Problem, content_type = "application/problem+json"),
     (status = 403, description = "The scope `write` is missing.", body = Problem, content_type = "application/problem+json"),
     (status = 404, description = "There is none with this id.", body = Problem, content_type = "application/problem+json"),
-    (status = 409, description = "It has nowhere to go.", body = Problem, content_type = "application/problem+json"),
+    (status = 409, description = "It has nowhere to go, or 20 replays of the workspace are running or paused.", body = Problem, content_type = "application/problem+json"),
     (status = 422, description = "Some fields cannot be accepted.", body = Problem, content_type = "application/problem+json"),
 ))]
 async fn replay_event(

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use sqlx::{AssertSqlSafe, SqlSafeStr};
 use uuid::Uuid;
 
-use super::deliveries::{DeliveryFilter, delivery_matches};
+use super::deliveries::{DeliveryFilter, bounds, delivery_matches};
 use super::relay::{FlowKey, KeyOf, lock_keys, promote};
 use super::sqlite::{placeholders, portions};
 use super::{Store, Tx};
@@ -21,10 +21,6 @@ pub const BULK_MOST: u64 = 100_000;
 const PORTION: usize = 500;
 /// Deliveries that one statement looks at.
 const WINDOW: i64 = 2_000;
-/// An id is made before its row is written, which may take as long as the store is away, in milliseconds.
-const ID_EARLIER_MS: i64 = 7_200_000;
-/// How far clocks of several machines may be apart, in milliseconds.
-const CLOCKS_MS: i64 = 60_000;
 
 /// What is done to many deliveries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,18 +84,6 @@ macro_rules! candidates {
             " AND delivery_id >= $15 ORDER BY delivery_id DESC LIMIT $11"
         )
     };
-}
-
-/// The smallest UUIDv7 of a moment.
-fn first_id_at(ms: i64) -> Uuid {
-    Uuid::from_u128(u128::from(ms.max(0).unsigned_abs()) << 80)
-}
-
-/// Where a walk begins and ends, by the times of a filter.
-fn bounds(filter: &DeliveryFilter) -> (Uuid, Uuid) {
-    let from = filter.created_before.map_or(Uuid::max(), |ms| first_id_at(ms.saturating_add(CLOCKS_MS)));
-    let to = filter.created_after.map_or(Uuid::nil(), |ms| first_id_at(ms.saturating_sub(ID_EARLIER_MS)));
-    (from, to)
 }
 
 impl Store {

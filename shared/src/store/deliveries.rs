@@ -11,6 +11,11 @@ use crate::{q, row};
 /// Deliveries that one statement cancels.
 pub(super) const CANCEL_BATCH: u64 = 2_000;
 
+/// An id is made before its row is written, which may take as long as the store is away, in milliseconds.
+const ID_EARLIER_MS: i64 = 7_200_000;
+/// How far clocks of several machines may be apart, in milliseconds.
+const CLOCKS_MS: i64 = 60_000;
+
 /// The state of a delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum DeliveryStatus {
@@ -181,6 +186,19 @@ macro_rules! delivery_matches {
 }
 pub(super) use delivery_matches;
 
+/// The smallest UUIDv7 of a moment.
+fn first_id_at(ms: i64) -> Uuid {
+    Uuid::from_u128(u128::from(ms.max(0).unsigned_abs()) << 80)
+}
+
+/// Between which keys the deliveries of a filter by time lie: where a walk from the newest begins, and where it ends. A filter
+/// looks at nothing outside of them, however much is on record.
+pub(super) fn bounds(filter: &DeliveryFilter) -> (Uuid, Uuid) {
+    let from = filter.created_before.map_or(Uuid::max(), |ms| first_id_at(ms.saturating_add(CLOCKS_MS)));
+    let to = filter.created_after.map_or(Uuid::nil(), |ms| first_id_at(ms.saturating_sub(ID_EARLIER_MS)));
+    (from, to)
+}
+
 /// What became of a wish to change a delivery.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Transition {
@@ -211,6 +229,7 @@ impl Store {
         cursor: Option<Uuid>,
         limit: i64,
     ) -> sqlx::Result<Vec<Delivery>> {
+        let (newest, oldest) = bounds(filter);
         macro_rules! ask {
             ($which:literal) => {
                 q!(
@@ -223,10 +242,10 @@ impl Store {
                         delivery_matches!(),
                         " AND ",
                         $which,
-                        " ORDER BY delivery_id DESC LIMIT $11"
+                        " AND delivery_id >= $13 ORDER BY delivery_id DESC LIMIT $11"
                     ),
                     workspace.0,
-                    cursor.unwrap_or(Uuid::max()),
+                    cursor.unwrap_or(Uuid::max()).min(newest),
                     filter.subscription.map(|id| id.0),
                     filter.destination.map(|id| id.0),
                     filter.status.map(DeliveryStatus::as_str),
@@ -236,7 +255,8 @@ impl Store {
                     filter.created_after,
                     filter.created_before,
                     limit,
-                    filter.event.map(|id| id.0)
+                    filter.event.map(|id| id.0),
+                    oldest
                 )
             };
         }

@@ -1,108 +1,24 @@
 //! Replays on record: events that a person has sent again, and how far that is.
 
+mod selection;
+
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::deliveries::DeliveryStatus;
-use super::events::EventFilter;
 use super::relay::ReplayStep;
 use super::sqlite::placeholders;
-use super::{Db, Store};
-use crate::clock::Millis;
-use crate::id::{DestinationId, EventId, ReplayId, SourceId, SubscriptionId, UserId, WorkspaceId};
+use super::{Db, Store, Tx};
+use crate::id::{EventId, ReplayId, UserId, WorkspaceId};
 use crate::{q, row};
+pub use selection::{Selection, Target};
 
 /// Events that may be named one by one in a replay.
 pub const MAX_NAMED: usize = 1_000;
+/// Replays of a workspace that may be open (running or paused) at a time.
+pub const MAX_OPEN: i64 = 20;
 /// Deliveries of a replay in one state are counted up to this.
 pub const COUNTED: i64 = 100_000;
-
-/// Which events are replayed.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Selection {
-    /// Of this source.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub source_id: Option<SourceId>,
-    /// Of this type, exactly.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub event_type: Option<String>,
-    /// With a delivery in this state.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub status: Option<String>,
-    /// Received at or after.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub received_after: Option<Millis>,
-    /// Received before.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub received_before: Option<Millis>,
-    /// An id of ours or of the sender, or the beginning of a type or path.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub q: Option<String>,
-    /// These, and no others; sorted. All that the filter matches if empty.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub event_ids: Vec<EventId>,
-    /// Only where no delivery of the event has arrived or is still on its way.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    pub undelivered: bool,
-}
-
-impl Selection {
-    /// What a list of events with this filter shows.
-    pub fn matching(filter: EventFilter) -> Self {
-        let EventFilter { source, event_type, status, received_after, received_before, q } = filter;
-        let status = status.map(|status| status.as_str().to_owned());
-        let (event_ids, undelivered) = (Vec::new(), false);
-        Self { source_id: source, event_type, status, received_after, received_before, q, event_ids, undelivered }
-    }
-
-    /// These events.
-    pub fn named(mut events: Vec<EventId>) -> Self {
-        events.sort_unstable();
-        events.dedup();
-        Self { event_ids: events, ..Self::default() }
-    }
-
-    /// Its filter, as a list of events takes it.
-    pub fn filter(&self) -> EventFilter {
-        EventFilter {
-            source: self.source_id,
-            event_type: self.event_type.clone(),
-            status: self.status.as_deref().and_then(DeliveryStatus::from_name),
-            received_after: self.received_after,
-            received_before: self.received_before,
-            q: self.q.clone(),
-        }
-    }
-
-    /// Whether it takes every event of the workspace.
-    pub fn is_everything(&self) -> bool {
-        self.event_ids.is_empty() && self.filter() == EventFilter::default()
-    }
-}
-
-/// Where replayed events go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Target {
-    /// The enabled subscriptions that the source of each event has.
-    Subscriptions,
-    /// One subscription, enabled or not; only events of its source.
-    Subscription(SubscriptionId),
-    /// A destination, subscribed or not.
-    Destination(DestinationId),
-}
-
-impl Target {
-    pub(super) fn subscription(self) -> Option<Uuid> {
-        if let Self::Subscription(id) = self { Some(id.0) } else { None }
-    }
-
-    pub(super) fn destination(self) -> Option<Uuid> {
-        if let Self::Destination(id) = self { Some(id.0) } else { None }
-    }
-}
 
 /// A wish to replay.
 #[derive(Debug, Clone)]
@@ -246,15 +162,19 @@ pub enum ReplayWish {
 }
 
 impl Store {
-    /// Begins a replay of the events that are there now; a worker makes the deliveries.
+    /// Begins a replay of the events that are there now; a worker makes the deliveries. `None` if the workspace has
+    /// [`MAX_OPEN`] already.
     ///
     /// # Errors
     /// When the store does not answer.
-    pub async fn create_replay(&self, new: &NewReplay) -> sqlx::Result<Replay> {
+    pub async fn create_replay(&self, new: &NewReplay) -> sqlx::Result<Option<Replay>> {
         let (at_event, last_event) = self.replay_range(new.workspace_id, &new.selection).await?;
         let filter = serde_json::to_string(&new.selection).map_err(|error| sqlx::Error::Encode(error.into()))?;
         let (now, due) = (self.now_ms(), self.store_now_ms().await?);
         let mut tx = self.db.begin().await?;
+        if open_replays(&mut tx, new.workspace_id).await? >= MAX_OPEN {
+            return Ok(None);
+        }
         let replay = q!(
             tx &mut tx,
             fetch_one as Replay,
@@ -276,17 +196,27 @@ impl Store {
             due
         )?;
         tx.commit().await?;
-        Ok(replay)
+        Ok(Some(replay))
     }
 
-    /// Begins a replay of few events and makes its deliveries at once, so far as nothing else of the workspace is being
-    /// replayed at this moment; a worker does the rest.
+    /// Whether a workspace has as many open replays as it may. [`Store::create_replay`] looks again; this is for those who have
+    /// much to do before it.
     ///
     /// # Errors
     /// When the store does not answer.
-    pub async fn replay_at_once(&self, new: &NewReplay) -> sqlx::Result<Replay> {
+    pub async fn has_all_replays_open(&self, workspace: WorkspaceId) -> sqlx::Result<bool> {
+        let (open,) = q!(&self.db, fetch_one as (i64,), COUNT_OPEN, workspace.0)?;
+        Ok(open >= MAX_OPEN)
+    }
+
+    /// Begins a replay of few events and makes its deliveries at once, so far as nothing else of the workspace is being
+    /// replayed at this moment; a worker does the rest. `None` if the workspace has [`MAX_OPEN`] already.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn replay_at_once(&self, new: &NewReplay) -> sqlx::Result<Option<Replay>> {
         const TRIES: u32 = 10;
-        let replay = self.create_replay(new).await?;
+        let Some(replay) = self.create_replay(new).await? else { return Ok(None) };
         let (workspace, id) = (new.workspace_id, ReplayId(replay.replay_id));
         for _ in 0..TRIES {
             match self.step_replay(id).await? {
@@ -295,7 +225,7 @@ impl Store {
                 None => tokio::time::sleep(Duration::from_millis(20)).await,
             }
         }
-        Ok(self.replay(workspace, id).await?.unwrap_or(replay))
+        Ok(Some(self.replay(workspace, id).await?.unwrap_or(replay)))
     }
 
     /// The replays of a workspace older than the cursor, newest first.
@@ -439,25 +369,16 @@ impl Store {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+const COUNT_OPEN: &str = "SELECT count(*) FROM replay WHERE workspace_id = $1 AND state IN ('running', 'paused')";
 
-    #[test]
-    fn a_selection_comes_back_as_it_was_and_what_cannot_be_read_takes_nothing() {
-        let id = EventId::new();
-        let other = EventId::new();
-        let named = Selection { undelivered: true, ..Selection::named(vec![other, id, other]) };
-        assert_eq!(named.event_ids, [id, other], "sorted, each once");
-        let filter =
-            EventFilter { q: Some("x".into()), status: Some(DeliveryStatus::Failed), ..EventFilter::default() };
-        let all = Selection::matching(filter.clone());
-        assert_eq!(all.filter(), filter);
-        for selection in [named, all, Selection::default()] {
-            let text = serde_json::to_string(&selection).unwrap();
-            assert_eq!(serde_json::from_str::<Selection>(&text).unwrap(), selection, "{text}");
-        }
-        assert!(Selection::default().is_everything());
-        assert!(!Selection::named(vec![id]).is_everything());
+/// The open replays of a workspace; none is begun by others until the transaction ends.
+async fn open_replays(tx: &mut Tx, workspace: WorkspaceId) -> sqlx::Result<i64> {
+    // SQLite has one writer, and this transaction is it.
+    if let Tx::Pg(tx) = tx {
+        // The random half of the id; turned round, because a portion in the making holds it as it is.
+        let key = !(workspace.0.as_u128() as u64 as i64);
+        sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(key).execute(&mut **tx).await?;
     }
+    let (open,) = q!(tx tx, fetch_one as (i64,), COUNT_OPEN, workspace.0)?;
+    Ok(open)
 }

@@ -7,7 +7,7 @@ use hookyard_shared::store::deliveries::{Delivery, DeliveryFilter, DeliveryStatu
 use hookyard_shared::store::events::EventFilter;
 use hookyard_shared::store::relay::{REPLAY_UNFINISHED, ReplayStep};
 use hookyard_shared::store::replays::{
-    Matches, NewReplay, Replay, ReplayChange, ReplayCounts, ReplayWish, Selection, Target,
+    MAX_OPEN, Matches, NewReplay, Replay, ReplayChange, ReplayCounts, ReplayWish, Selection, Target,
 };
 
 use super::*;
@@ -94,7 +94,7 @@ fn of_source(source: SourceId) -> Selection {
 async fn begin(bench: &Bench, selection: Selection, target: Target, rate: Option<i64>) -> ReplayId {
     let matches = bench.store.count_replay(bench.workspace, &selection, target, PATIENCE).await.unwrap();
     let new = NewReplay { workspace_id: bench.workspace, created_by: UserId::new(), selection, target, rate, matches };
-    bench.store.create_replay(&new).await.unwrap().replay_id.into()
+    bench.store.create_replay(&new).await.unwrap().unwrap().replay_id.into()
 }
 
 /// Goes on until nothing is left to be made, as a worker does.
@@ -433,12 +433,71 @@ async fn one_event_is_replayed_at_once(bench: Bench) {
         rate: None,
         matches: Matches { events: 1, deliveries: 1, complete: true },
     };
-    let replay = bench.store.replay_at_once(&new).await.unwrap();
+    let replay = bench.store.replay_at_once(&new).await.unwrap().unwrap();
     assert_eq!((replay.state.as_str(), replay.events, replay.deliveries), ("done", 1, 1));
     let made = made_by(&bench, replay.replay_id.into()).await;
     assert_eq!(made[0].event_id, originals[1].event_id.0);
     let missing = bench.store.missing_events(bench.workspace, &[originals[0].event_id, EventId::new()]).await.unwrap();
     assert_eq!(missing.len(), 1);
+}
+
+async fn no_more_than_a_bound_are_open_however_many_are_begun_at_once(bench: Bench) {
+    let new = |workspace_id| NewReplay {
+        workspace_id,
+        created_by: UserId::new(),
+        selection: Selection::named(vec![EventId::new()]),
+        target: Target::Subscriptions,
+        rate: None,
+        matches: Matches::default(),
+    };
+    let wishes: Vec<_> = (0..MAX_OPEN + 5).map(|_| new(bench.workspace)).collect();
+    let begun = futures::future::join_all(wishes.iter().map(|new| bench.store.create_replay(new))).await;
+    let begun: Vec<Replay> = begun.into_iter().filter_map(Result::unwrap).collect();
+    assert_eq!(begun.len() as i64, MAX_OPEN);
+    assert!(bench.store.has_all_replays_open(bench.workspace).await.unwrap());
+    let first = ReplayId(begun[0].replay_id);
+    assert!(matches!(change(&bench, first, ReplayWish::Pause).await, ReplayChange::Done(_)));
+    assert_eq!(bench.store.create_replay(&new(bench.workspace)).await.unwrap(), None, "a paused one is open");
+    assert_eq!(bench.store.replay_at_once(&new(bench.workspace)).await.unwrap(), None);
+    assert!(
+        bench.store.create_replay(&new(WorkspaceId::new())).await.unwrap().is_some(),
+        "others have their own bound"
+    );
+    assert!(matches!(change(&bench, first, ReplayWish::Stop).await, ReplayChange::Done(_)));
+    assert!(bench.store.create_replay(&new(bench.workspace)).await.unwrap().is_some());
+}
+
+async fn replays_of_one_workspace_do_not_make_another_wait(bench: Bench) {
+    let begin = async |workspace_id| {
+        let new = NewReplay {
+            workspace_id,
+            created_by: UserId::new(),
+            selection: Selection::named(vec![EventId::new()]),
+            target: Target::Subscriptions,
+            rate: None,
+            matches: Matches::default(),
+        };
+        ReplayId(bench.store.create_replay(&new).await.unwrap().unwrap().replay_id)
+    };
+    let mut busy = Vec::new();
+    for _ in 0..6 {
+        busy.push(begin(bench.workspace).await);
+    }
+    // All of them have been due for long, and come before the others by that.
+    for (n, id) in (1_i64..).zip(&busy) {
+        q!(&bench.store.db, execute, "UPDATE replay SET due_ms = $2 WHERE replay_id = $1", id.0, n).unwrap();
+    }
+    let (other, third) = (begin(WorkspaceId::new()).await, begin(WorkspaceId::new()).await);
+    let (due, next) = bench.store.due_replays().await.unwrap();
+    assert_eq!((due.len(), next), (6, None), "four of the one, and one of each other: {due:?}");
+    assert_eq!((due[0], &due[3..]), (busy[0], &busy[1..4]));
+    assert!(due[1..3].contains(&other) && due[1..3].contains(&third));
+    // What cannot go on makes room, and comes back.
+    assert!(bench.store.put_off_replay(busy[0]).await.unwrap());
+    assert!(!bench.store.put_off_replay(busy[0]).await.unwrap(), "it is not due now");
+    let (due, next) = bench.store.due_replays().await.unwrap();
+    assert_eq!((due[0], &due[3..]), (busy[1], &busy[2..5]));
+    assert!((1_000..=2_000).contains(&next.unwrap()), "{next:?}");
 }
 
 // ---- many deliveries at once -------------------------------------------------------------------------------------------
@@ -494,6 +553,34 @@ async fn what_was_given_up_is_retried_together_and_what_waits_cancelled(bench: B
         ..filter
     };
     assert_eq!(store.count_bulk(bench.workspace, BulkAction::Retry, &sooner, PATIENCE).await.unwrap().matches, 1_190);
+}
+
+async fn a_list_by_time_looks_only_where_the_keys_of_that_time_are(bench: Bench) {
+    let worker = bench.worker().await;
+    let events = bench.events(3);
+    let mut deliveries = bench.deliveries(&events, NewStatus::Pending);
+    let at = |ms: i64| DeliveryId(Uuid::from_u128((u128::from(ms.unsigned_abs()) << 80) | 7));
+    let (now, hour) = (bench.store.now_ms(), 3_600_000);
+    // What no program of ours writes: keys that are hours away from when their rows say that they were made.
+    (deliveries[0].id, deliveries[2].id) = (at(now - 4 * hour), at(now + hour));
+    bench.store.persist(worker, &events, &deliveries).await.unwrap();
+    let ids = async |filter: DeliveryFilter, cursor| {
+        let found = bench.store.deliveries(bench.workspace, &filter, cursor, 10).await.unwrap();
+        found.into_iter().map(|d| DeliveryId(d.delivery_id)).collect::<Vec<_>>()
+    };
+    let [early, usual, late] = [deliveries[0].id, deliveries[1].id, deliveries[2].id];
+    let (all, after) = (DeliveryFilter::default(), Some(now - hour));
+    let before = Some(now + hour / 2);
+    assert_eq!(ids(all, None).await, [late, usual, early]);
+    assert_eq!(ids(DeliveryFilter { created_after: after, ..all }, None).await, [late, usual]);
+    assert_eq!(ids(DeliveryFilter { created_before: before, ..all }, None).await, [usual, early]);
+    let both = DeliveryFilter { created_after: after, created_before: before, ..all };
+    assert_eq!(ids(both, None).await, [usual]);
+    assert_eq!(ids(both, Some(usual.0)).await, [], "the cursor still holds");
+    let of_event = DeliveryFilter { event: Some(events[0].id), ..both };
+    assert_eq!(ids(of_event, None).await, []);
+    // Made while the store was away for an hour, and written now.
+    assert_eq!(ids(DeliveryFilter { created_after: Some(now - 3 * hour), ..all }, None).await.len(), 3);
 }
 
 async fn what_has_nowhere_to_go_is_not_retried_but_what_was_replayed_elsewhere_is(bench: Bench) {
@@ -588,7 +675,10 @@ on_both! {
     a_replay_whose_target_was_removed_says_so
     age_removes_replays_that_have_ended
     one_event_is_replayed_at_once
+    no_more_than_a_bound_are_open_however_many_are_begun_at_once
+    replays_of_one_workspace_do_not_make_another_wait
     what_was_given_up_is_retried_together_and_what_waits_cancelled
     what_has_nowhere_to_go_is_not_retried_but_what_was_replayed_elsewhere_is
     cancelling_many_lets_those_behind_them_go
+    a_list_by_time_looks_only_where_the_keys_of_that_time_are
 }

@@ -35,14 +35,18 @@ pub(crate) struct ReplayView {
     events: i64,
     /// Deliveries made of them.
     deliveries: i64,
-    /// Of these, how many arrived; this and the next three are counted to 100,000.
-    delivered: i64,
+    /// Of these, how many arrived; this and the next three are counted to 100,000, and left out of lists.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    delivered: Option<i64>,
     /// How many were given up.
-    failed: i64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    failed: Option<i64>,
     /// How many were cancelled.
-    cancelled: i64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cancelled: Option<i64>,
     /// How many wait, are held, or are under way.
-    waiting: i64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    waiting: Option<i64>,
     /// When it was asked for.
     #[schema(format = DateTime)]
     created_at: String,
@@ -78,7 +82,7 @@ struct FilterView {
 }
 
 impl ReplayView {
-    pub(super) fn new(row: Replay, counts: ReplayCounts) -> Self {
+    pub(super) fn new(row: Replay, counts: Option<ReplayCounts>) -> Self {
         let selection = row.selection();
         Self {
             id: row.replay_id.into(),
@@ -101,10 +105,10 @@ impl ReplayView {
             total_complete: row.total_complete,
             events: row.events,
             deliveries: row.deliveries,
-            delivered: counts.delivered,
-            failed: counts.failed,
-            cancelled: counts.cancelled,
-            waiting: counts.waiting,
+            delivered: counts.map(|counts| counts.delivered),
+            failed: counts.map(|counts| counts.failed),
+            cancelled: counts.map(|counts| counts.cancelled),
+            waiting: counts.map(|counts| counts.waiting),
             created_at: rfc3339(row.created_ms),
             updated_at: rfc3339(row.updated_ms),
             finished_at: row.finished_ms.map(rfc3339),

@@ -66,6 +66,98 @@ async fn a_replay_is_counted_begun_shown_and_stopped_and_only_by_its_workspace()
 }
 
 #[tokio::test]
+async fn a_workspace_with_twenty_open_replays_is_told_to_stop_one() {
+    let app = App::new(&[]).await;
+    let user = User { app: &app, cookie: app.user("ada").await };
+    let source = user.create("/sources", json!({"name": "Shop", "provider": "none"})).await;
+    let destination = user.create("/destinations", json!({"name": "d", "kind": "inspector"})).await;
+    let ends = json!({"source_id": source["id"], "destination_id": destination["id"]});
+    let subscription = user.create("/subscriptions", ends).await;
+    let (event, _) = relayed(&app, &subscription, b"{}").await;
+    let mut last = String::new();
+    for _ in 0..20 {
+        let made = user.post("/replays", json!({"source_id": source["id"]})).await;
+        assert_eq!(made.status, StatusCode::CREATED, "{}", made.text);
+        last = format!("/replays/{}", text(&made.json()["id"]));
+    }
+    for (path, body) in [("/replays".to_owned(), json!({"all": true})), (format!("/events/{event}/replay"), json!({}))]
+    {
+        let refused = user.post(&path, body).await;
+        assert_eq!((refused.status, refused.code().as_str()), (StatusCode::CONFLICT, "too_many_replays"));
+        assert!(text(&refused.json()["detail"]).contains("stop one"), "{}", refused.text);
+    }
+    assert_eq!(user.post("/replays", json!({"all": true, "dry_run": true})).await.status, StatusCode::OK);
+    assert_eq!(user.delete(&last).await.status, StatusCode::OK);
+    assert_eq!(user.post(&format!("/events/{event}/replay"), json!({})).await.status, StatusCode::CREATED);
+}
+
+#[tokio::test]
+async fn counts_and_changes_of_many_take_turns_and_lists_do_not_count() {
+    let app = App::new(&[]).await;
+    let user = User { app: &app, cookie: app.user("ada").await };
+    let made = user.post("/replays", json!({"all": true})).await;
+    assert_eq!(made.status, StatusCode::CREATED, "{}", made.text);
+    let listed = user.get("/replays?limit=200").await.json();
+    assert_eq!(listed["data"].as_array().unwrap().len(), 1);
+    let shown = user.get(&format!("/replays/{}", text(&made.json()["id"]))).await.json();
+    for count in ["delivered", "failed", "cancelled", "waiting"] {
+        assert_eq!((listed["data"][0].get(count), &shown[count]), (None, &json!(0)), "{count}");
+    }
+
+    let mut counting = Vec::new();
+    for _ in 0..4 {
+        counting.push(app.state.turns.count().await.unwrap());
+    }
+    let dry = json!({"all": true, "dry_run": true});
+    for path in ["/replays", "/deliveries/retry", "/deliveries/cancel"] {
+        let refused = user.post(path, dry.clone()).await;
+        assert_eq!((refused.status, refused.code().as_str()), (StatusCode::TOO_MANY_REQUESTS, "too_many_requests"));
+        assert_eq!(refused.headers["retry-after"], "2", "{path}");
+    }
+    assert_eq!(user.page("/replays/new?q=x").await.status, StatusCode::TOO_MANY_REQUESTS);
+    drop(counting);
+    assert_eq!(user.post("/replays", dry).await.status, StatusCode::OK);
+
+    let me: hookyard_shared::id::WorkspaceId = {
+        let workspace = user.get("/me").await.json()["workspace"]["id"].as_str().unwrap().to_owned();
+        workspace.parse().unwrap()
+    };
+    let own = app.state.turns.change(me).unwrap();
+    let refused = user.post("/deliveries/cancel", json!({"all": true})).await;
+    assert_eq!((refused.status, refused.code().as_str()), (StatusCode::CONFLICT, "change_under_way"));
+    drop(own);
+    let others: Vec<_> =
+        (0..4).map(|_| app.state.turns.change(hookyard_shared::id::WorkspaceId::new()).unwrap()).collect();
+    let refused = user.post("/deliveries/retry", json!({"all": true})).await;
+    assert_eq!(
+        (refused.status, &refused.headers["retry-after"]),
+        (StatusCode::TOO_MANY_REQUESTS, &"10".parse().unwrap())
+    );
+    drop(others);
+    for _ in 0..3 {
+        let done = user.post("/deliveries/retry", json!({"all": true})).await;
+        assert_eq!(done.status, StatusCode::OK, "a change gives its turn back: {}", done.text);
+    }
+}
+
+#[tokio::test]
+async fn what_is_resumed_again_and_again_has_one_task_that_looks_after_it() {
+    let app = App::new(&[]).await;
+    let user = User { app: &app, cookie: app.user("ada").await };
+    let source = user.create("/sources", json!({"name": "Shop", "provider": "none"})).await;
+    let path = format!("/sources/{}/resume", text(&source["id"]));
+    let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    let resumed = user.post(&path, json!({})).await;
+    assert_eq!((resumed.status, resumed.json()), (StatusCode::OK, json!({"released": 0})));
+    let before = tasks();
+    for _ in 0..10 {
+        assert_eq!(user.post(&path, json!({})).await.status, StatusCode::OK);
+    }
+    // The one that released may still be ending.
+    assert!(tasks() <= before + 1, "{} after {before}", tasks());
+}
+
+#[tokio::test]
 async fn the_pages_count_before_they_replay_or_change_many() {
     let app = App::new(&[]).await;
     let user = User { app: &app, cookie: app.user("ada").await };

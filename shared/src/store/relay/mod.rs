@@ -11,6 +11,7 @@ mod persist;
 mod record;
 mod repeat;
 mod replay;
+mod replay_count;
 mod replay_pairs;
 mod retention;
 mod tidy;

@@ -5,18 +5,17 @@
 //! matches. Replays of one workspace are made one at a time: what two of them send to one receiver has one `webhook-id`.
 
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
 
 use sqlx::{AssertSqlSafe, SqlSafeStr};
 use uuid::Uuid;
 
 use super::claim::FlowKey;
-use super::replay_pairs::{Pair, Wanted, before};
+use super::replay_pairs::{Pair, Wanted};
 use super::{placeholders, portions};
 use crate::clock::Millis;
-use crate::id::{DeliveryId, ReplayId, WorkspaceId};
+use crate::id::{DeliveryId, ReplayId};
 use crate::q;
-use crate::store::replays::{Matches, Replay, Selection, Target, replay_columns};
+use crate::store::replays::{Replay, Target, replay_columns};
 use crate::store::{Store, Tx};
 
 /// Deliveries of a replay that have not ended, at most; a little more where one event has many.
@@ -27,10 +26,6 @@ const PORTION: i64 = 250;
 const ROOM: i64 = 100;
 /// How long it waits for room, in milliseconds.
 const ROOM_WAIT_MS: i64 = 100;
-/// Events that a count looks at in one statement.
-const COUNT_WINDOW: i64 = 2_000;
-/// Events that are counted, at most.
-const COUNT_MOST: i64 = 100_000;
 /// A portion at a rate is what the rate makes in this part of a second.
 const RATE_PARTS: i64 = 4;
 /// As much of the time that a rate lost is made up for, in milliseconds.
@@ -39,8 +34,10 @@ const CATCH_UP_MS: i64 = 500;
 const CANCEL: i64 = 500;
 /// Between looks for what comes back to wait after a stop, in milliseconds.
 const CANCEL_AGAIN_MS: i64 = 1_000;
-/// An event's id may have been made a little before the event is said to have come in.
-const ID_SLACK_MS: i64 = 60_000;
+/// Replays of one workspace that a round goes on with, at most.
+const OF_WORKSPACE: i64 = 4;
+/// How long a replay that could not go on is left alone, in milliseconds.
+const PUT_OFF_MS: i64 = 2_000;
 
 /// What a turn of a replay did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -67,85 +64,43 @@ fn next_due(due: Millis, now: Millis, made: usize, rate: Option<i64>) -> Millis 
 }
 
 impl Store {
-    /// The keys between which the events of a selection lie, the first not with them.
-    pub(in crate::store) async fn replay_range(
-        &self,
-        workspace: WorkspaceId,
-        selection: &Selection,
-    ) -> sqlx::Result<(Uuid, Uuid)> {
-        if let (Some(first), Some(last)) = (selection.event_ids.first(), selection.event_ids.last()) {
-            return Ok((before(first.0), last.0));
-        }
-        let newest = q!(
-            &self.db,
-            fetch_optional as (Uuid,),
-            "SELECT event_id FROM event WHERE workspace_id = $1 ORDER BY event_id DESC LIMIT 1",
-            workspace.0
-        )?;
-        let after = selection.received_after.map_or(0, |ms| (ms - ID_SLACK_MS).max(0).unsigned_abs());
-        let from = Uuid::from_u128(u128::from(after) << 80);
-        Ok((from, newest.map_or(Uuid::nil(), |(id,)| id)))
-    }
-
-    /// How many events a replay would be about, counted for as long as `patience` at most.
+    /// Replays that a worker is to go on with now; and how long, in milliseconds, until the next is due.
     ///
-    /// # Errors
-    /// When the store does not answer.
-    pub async fn count_replay(
-        &self,
-        workspace: WorkspaceId,
-        selection: &Selection,
-        target: Target,
-        patience: Duration,
-    ) -> sqlx::Result<Matches> {
-        let end = Instant::now() + patience;
-        let (mut at, last) = self.replay_range(workspace, selection).await?;
-        let wanted = Wanted::new(workspace.0, selection.clone(), target);
-        let mut matches = Matches { events: 0, deliveries: 0, complete: true };
-        let add = |matches: &mut Matches, (events, deliveries): (i64, i64)| {
-            matches.events += events;
-            matches.deliveries += deliveries;
-        };
-        for event in &wanted.named {
-            add(&mut matches, wanted.count(self, (before(event.0), event.0)).await?);
-        }
-        while wanted.named.is_empty() {
-            let window = q!(
-                &self.db,
-                fetch_all as (Uuid,),
-                "SELECT event_id FROM event WHERE workspace_id = $1 AND event_id > $2 AND event_id <= $3 ORDER BY event_id LIMIT $4",
-                workspace.0,
-                at,
-                last,
-                COUNT_WINDOW
-            )?;
-            let Some((to,)) = window.last().copied() else { break };
-            add(&mut matches, wanted.count(self, (at, to)).await?);
-            at = to;
-            if at < last && (matches.events >= COUNT_MOST || Instant::now() > end) {
-                matches.complete = false;
-                break;
-            }
-        }
-        Ok(matches)
-    }
-
-    /// Replays that a worker is to go on with now, longest due first; and how long, in milliseconds, until the next is.
+    /// A few of each workspace, longest due first: the first of every workspace stand before anybody's second, so that nobody
+    /// waits for what another began, however much that is.
     ///
     /// # Errors
     /// When the store does not answer.
     pub async fn due_replays(&self) -> sqlx::Result<(Vec<ReplayId>, Option<i64>)> {
-        let rows = q!(
-            &self.db,
-            fetch_all as (Uuid, i64),
-            "SELECT replay_id, due_ms FROM replay WHERE due_ms IS NOT NULL ORDER BY due_ms LIMIT 64"
-        )?;
-        if rows.is_empty() {
+        let earliest = "SELECT due_ms FROM replay WHERE due_ms > $1 ORDER BY due_ms LIMIT 1";
+        // Most often nothing is open, and this one question is all.
+        if q!(&self.db, fetch_optional as (i64,), earliest, i64::MIN)?.is_none() {
             return Ok((Vec::new(), None));
         }
         let now = self.store_now_ms().await?;
-        let next = rows.iter().find(|(_, due)| *due > now).map(|(_, due)| due - now);
-        Ok((rows.iter().filter(|(_, due)| *due <= now).map(|(id, _)| ReplayId(*id)).collect(), next))
+        let rows = q!(
+            &self.db,
+            fetch_all as (Uuid,),
+            "SELECT replay_id FROM (
+                SELECT replay_id, due_ms, row_number() OVER (PARTITION BY workspace_id ORDER BY due_ms, replay_id) AS place
+                FROM replay WHERE due_ms <= $1) AS r
+             WHERE place <= $2 ORDER BY place, due_ms LIMIT 64",
+            now,
+            OF_WORKSPACE
+        )?;
+        let next = q!(&self.db, fetch_optional as (i64,), earliest, now)?;
+        Ok((rows.into_iter().map(|(id,)| ReplayId(id)).collect(), next.map(|(due,)| due - now)))
+    }
+
+    /// Puts a replay off that could not go on, so that it does not stand before the others at once again. `false` if it is
+    /// no longer due.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn put_off_replay(&self, id: ReplayId) -> sqlx::Result<bool> {
+        let now = self.store_now_ms().await?;
+        let text = "UPDATE replay SET due_ms = $2 WHERE replay_id = $1 AND due_ms <= $3";
+        Ok(q!(&self.db, execute, text, id.0, now + PUT_OFF_MS, now)? > 0)
     }
 
     /// Goes on with a replay that is due: makes a portion of deliveries, or cancels one if it was stopped. Nothing if another
