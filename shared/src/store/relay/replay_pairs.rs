@@ -132,7 +132,7 @@ impl Wanted {
             ),
             Target::Subscriptions | Target::Subscription(_) => ask!(
                 [tx tx, fetch_all as Pair],
-                {pg: pairs!(subscriptions, "", "ORDER BY i.event_id, s.subscription_id LIMIT $15 FOR KEY SHARE OF s, t"),
+                {pg: pairs!(subscriptions, "", "ORDER BY i.event_id, s.subscription_id LIMIT $15 FOR KEY SHARE OF t, s"),
                  sqlite: pairs!(subscriptions, "", "ORDER BY i.event_id, s.subscription_id LIMIT $15")},
                 self, range.0, range.1, limit
             ),
