@@ -15,12 +15,14 @@ use hookyard_shared::store::Store;
 use hookyard_shared::telemetry::Metrics;
 use hookyard_shared::vault::Vault;
 use hookyard_shared::verify::Providers;
-use tokio::sync::Semaphore;
 
 use crate::receive::{Door, Keys, Rejections};
+use crate::turns::Turns;
 
 /// Tests of destinations that may be under way at once, each for some seconds.
 const TESTS_AT_ONCE: usize = 16;
+/// Of those, as many for one workspace.
+const TESTS_OF_ONE: usize = 2;
 
 /// Handles to everything the ingress works with. One pointer: every request clones it.
 #[derive(Clone)]
@@ -61,7 +63,7 @@ pub struct Handles {
     /// The ways to receivers, for tests of destinations.
     pub ways: Ways,
     /// Tests that may be under way at once.
-    pub test_turns: Semaphore,
+    pub test_turns: Turns,
     /// What senders publish: keys and certificates.
     pub keys: Arc<Keys>,
     /// The metrics of this process.
@@ -92,7 +94,7 @@ impl AppState {
         });
         Self(Arc::new(Handles {
             ways,
-            test_turns: Semaphore::new(TESTS_AT_ONCE),
+            test_turns: Turns::new(TESTS_AT_ONCE, TESTS_OF_ONE),
             keys: Keys::new(guard.clone()),
             public_url: base.config.public_url(bound),
             registration: base.config.registration(bound),

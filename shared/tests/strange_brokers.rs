@@ -142,7 +142,10 @@ async fn tables_nested_without_end_are_not_read() {
             next(&mut stream).await
         };
         let (published, answer) = tokio::join!(publish(&listener, SOON), broker);
-        assert!(words(&published).starts_with("network_error") && words(&published).contains(expected), "{published:?}");
+        assert!(
+            words(&published).starts_with("network_error") && words(&published).contains(expected),
+            "{published:?}"
+        );
         assert_eq!(answer, None);
     }
 }
