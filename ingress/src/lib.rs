@@ -9,6 +9,7 @@ pub mod pages;
 pub mod receive;
 mod router;
 mod state;
+mod turns;
 
 pub use router::{admin, public, whole};
 pub use state::{AppState, Parts};

@@ -15,13 +15,15 @@ use hookyard_shared::store::Store;
 use hookyard_shared::telemetry::Metrics;
 use hookyard_shared::vault::Vault;
 use hookyard_shared::verify::Providers;
-use tokio::sync::Semaphore;
 
 use crate::api::turns::Turns;
 use crate::receive::{Door, Keys, Rejections};
+use crate::turns::WorkspaceTurns;
 
 /// Tests of destinations that may be under way at once, each for some seconds.
 const TESTS_AT_ONCE: usize = 16;
+/// Of those, as many for one workspace.
+const TESTS_OF_ONE: usize = 2;
 
 /// Handles to everything the ingress works with. One pointer: every request clones it.
 #[derive(Clone)]
@@ -62,7 +64,7 @@ pub struct Handles {
     /// The ways to receivers, for tests of destinations.
     pub ways: Ways,
     /// Tests that may be under way at once.
-    pub test_turns: Semaphore,
+    pub test_turns: WorkspaceTurns,
     /// Turns of what costs the store much.
     pub turns: Turns,
     /// What senders publish: keys and certificates.
@@ -95,7 +97,7 @@ impl AppState {
         });
         Self(Arc::new(Handles {
             ways,
-            test_turns: Semaphore::new(TESTS_AT_ONCE),
+            test_turns: WorkspaceTurns::new(TESTS_AT_ONCE, TESTS_OF_ONE),
             turns: Turns::default(),
             keys: Keys::new(guard.clone()),
             public_url: base.config.public_url(bound),

@@ -18,7 +18,7 @@ pub use rabbitmq::{Brokers, Published, Publishing};
 pub use tokens::Tokens;
 pub use ways::{BrokerMessage, Ways};
 
-use crate::egress::{Profile, ProfileSettings};
+use crate::egress::{AttemptError, Profile, ProfileSettings};
 use crate::model::connection::{Connection, Credentials, Hidden, Signature};
 use crate::signing::{Ed25519Key, SigningSecret, sign};
 use crate::vault::Vault;
@@ -139,13 +139,22 @@ impl Outgoing {
 
     /// Sets the destination's own headers and its proof; they win over what a sender sent. `token` is the access token of
     /// [`Outgoing::oauth2`].
-    pub fn set_headers(&self, headers: &mut HeaderMap, body: &[u8], token: Option<&Hidden>) {
+    ///
+    /// # Errors
+    /// When the proof cannot be made.
+    pub fn set_headers(
+        &self,
+        headers: &mut HeaderMap,
+        body: &[u8],
+        token: Option<&Hidden>,
+    ) -> Result<(), AttemptError> {
         for (name, value) in &self.headers {
             headers.insert(name.clone(), value.clone());
         }
-        if let Some((name, value)) = self.proof.header(body, token) {
+        if let Some((name, value)) = self.proof.header(body, token)? {
             headers.insert(name, value);
         }
+        Ok(())
     }
 
     /// The head of a request as far as it was made here, for the record: the request line, and the header lines that are

@@ -15,8 +15,7 @@ const BYTES: &[f64] = &[64.0, 256.0, 1024.0, 4096.0, 16384.0, 65536.0, 262_144.0
 
 /// Starts logging to standard error: text on a terminal, JSON elsewhere, unless configured.
 pub fn init_logging(config: &Config) {
-    // What the driver says at info level is of no use to an operator; a filter that names it still gets it.
-    let filter = EnvFilter::try_new(format!("sqlx=warn,{}", config.log)).unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = filter(&config.log);
     let format = config
         .log_format
         .unwrap_or_else(|| if std::io::stderr().is_terminal() { LogFormat::Text } else { LogFormat::Json });
@@ -26,6 +25,15 @@ pub fn init_logging(config: &Config) {
         LogFormat::Text => builder.with_target(false).try_init().ok(),
         LogFormat::Json => builder.json().flatten_event(true).with_current_span(false).try_init().ok(),
     };
+}
+
+/// The configured filter between what is fixed. What the drivers say below warnings is of no use to an operator; a filter
+/// that names them still gets it. Messages that a user's broker returns are written nowhere: lapin would write all of them,
+/// bodies and secret headers included.
+fn filter(configured: &str) -> EnvFilter {
+    const NEVER: &str = "lapin::returned_messages=off";
+    EnvFilter::try_new(format!("sqlx=warn,lapin=warn,{configured},{NEVER}"))
+        .unwrap_or_else(|_| EnvFilter::new(format!("info,{NEVER}")))
 }
 
 /// Starts the metrics of this process and keeps them tidy.
@@ -57,5 +65,46 @@ impl Metrics {
     /// All of them, as Prometheus reads them; nothing when there are none (in tests).
     pub fn render(&self) -> String {
         self.0.as_ref().map(PrometheusHandle::render).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn messages_that_a_broker_returns_are_in_no_log_whatever_is_configured() {
+        for configured in ["info", "trace", "lapin=trace", "lapin::returned_messages=trace", "no filter=="] {
+            let lines = Lines::default();
+            let writer = lines.clone();
+            let subscriber = tracing_subscriber::fmt()
+                .with_env_filter(filter(configured))
+                .with_writer(move || writer.clone())
+                .finish();
+            tracing::subscriber::with_default(subscriber, || {
+                tracing::warn!(target: "lapin::returned_messages", "canary");
+                tracing::error!(target: "lapin::io_loop", "a failure");
+            });
+            let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+            assert!(!text.contains("canary"), "{configured}: {text}");
+            assert!(text.contains("a failure") || configured.contains("returned"), "{configured}: {text}");
+        }
     }
 }

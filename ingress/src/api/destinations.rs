@@ -27,7 +27,7 @@ use super::extract::{ApiJson, IfMatch, Listing, PageQuery, PathId, Principal, et
 use super::pause::{Way, release, set_destination_paused};
 use super::policy::{PolicyChange, Resume};
 use crate::state::AppState;
-use connection::ConnectionChange;
+use connection::{ConnectionChange, is_elsewhere};
 pub(crate) use request::DestinationChange;
 use request::{InspectorAnswer, Kind, NewDestination, Rate};
 pub(crate) use rotate::{OVERLAP_S, rotate_secret};
@@ -137,12 +137,13 @@ async fn create(
         http: new.http.map(Some),
         rabbitmq: new.rabbitmq.map(Some),
         url: None,
+        is_elsewhere: false,
     };
     let mut warning = None;
     match (new.kind, new.url) {
         (Kind::Rabbitmq, Some(url)) => change.url = Some(url),
         (Kind::Rabbitmq, None) => errors.push(field("/url", "needed: at which broker should the messages arrive?")),
-        (Kind::Http, Some(url)) => (destination.url, warning) = checked_url(&state, &url, &mut errors).await,
+        (Kind::Http, Some(url)) => (destination.url, warning) = checked_url(&state, url.expose(), &mut errors).await,
         (Kind::Http, None) => errors.push(field("/url", "needed: where should the webhooks go?")),
         (Kind::Inspector, Some(_)) => {
             errors.push(field("/url", "an inspector has no URL; leave it out, or choose the kind `http`"))
@@ -240,11 +241,12 @@ pub(crate) async fn change_destination(
         http: change.http,
         rabbitmq: change.rabbitmq,
         url: None,
+        is_elsewhere: change.url.as_ref().is_some_and(|url| is_elsewhere(destination.url.as_deref(), url.expose())),
     };
     match change.url {
         Some(_) if destination.kind == "inspector" => errors.push(field("/url", "an inspector has no URL")),
         Some(url) if destination.kind == "rabbitmq" => connection.url = Some(url),
-        Some(url) => destination.url = checked_url(state, &url, &mut errors).await.0,
+        Some(url) => destination.url = checked_url(state, url.expose(), &mut errors).await.0,
         None => {}
     }
     connection.apply(state, &mut destination, &mut errors).await;

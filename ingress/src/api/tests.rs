@@ -1,6 +1,7 @@
 //! The account endpoints and what stands around every request, asked through the router as a client would.
 
 mod pages;
+mod receivers;
 mod replays;
 mod resources;
 

@@ -133,15 +133,12 @@ fn before_reading<'a>(
         return Err(undurable(&error));
     }
     // A loop through our own destinations ends here.
-    if hops(parts) > MAX_HOPS {
+    if hops(parts) > headers::MAX_HOPS {
         return Err(Refused::new(StatusCode::LOOP_DETECTED, "loop", "the event has come round too often")
             .detail("a destination of this server leads back to one of its sources"));
     }
     source.verifier.as_ref().map_err(|error| Refused::unavailable("source_broken", error.clone()))
 }
-
-/// Passages through relays like this one that an event may have behind it.
-const MAX_HOPS: u32 = 3;
 
 fn hops(parts: &Parts) -> u32 {
     let header = parts.headers.get(headers::HOPS);

@@ -67,7 +67,7 @@ pub enum TlsFailure {
     )]
     ClientCertificate(String),
     /// Neither side speaks what the other offers.
-    #[error("the receiver speaks no version of HTTP that was offered; set the destination's `http` to `auto`")]
+    #[error("the receiver does not speak HTTP/1.1; set the destination's `http` to `http2`")]
     NoCommonProtocol,
     /// Any other failure of the handshake.
     #[error("the TLS handshake failed ({0}); check that the receiver speaks TLS 1.2 or newer on this port")]
@@ -167,7 +167,9 @@ pub enum AttemptError {
     #[error("The headers of the answer are too large. Let the receiver answer with fewer or shorter headers.")]
     HeadersTooLarge,
     /// The request cannot be sent as it is.
-    #[error("The request cannot be sent: its URL or method is not usable. Check the destination's URL.")]
+    #[error(
+        "The request cannot be sent: its URL or the proof that `auth` asks for is not usable. Check the destination's URL and `auth`."
+    )]
     InvalidRequest,
     /// The attempt was cut off from this side.
     #[error("The attempt was interrupted on this side before the answer was complete. It may have arrived.")]

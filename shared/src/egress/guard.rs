@@ -13,6 +13,7 @@ use async_trait::async_trait;
 use ipnet::{IpNet, Ipv4Net};
 use thiserror::Error;
 use tokio::sync::Semaphore;
+use url::Url;
 
 use super::dial::DialError;
 use super::proxy::Proxy;
@@ -24,6 +25,9 @@ pub(super) const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Lookups block a thread each, for as long as a dead name server pleases. This stays well below
 /// tokio's 512 blocking threads, so that names which hang cannot starve the rest of the program.
 const CONCURRENT_LOOKUPS: usize = 256;
+
+/// Why a URL may not be asked for an access token.
+pub const IN_THE_CLEAR: &str = "must begin with https://, as a secret is sent there; http:// is only for hosts inside that the operator allows (HOOKYARD_EGRESS_ALLOW)";
 
 /// An address that the guard refuses.
 ///
@@ -161,6 +165,18 @@ impl Guard {
             address.set_ip(address.ip().to_canonical());
         }
         Ok(addresses)
+    }
+
+    /// Whether secrets may be sent to a URL: anywhere with TLS; without it only where every address is one that is not
+    /// public and that the operator allows.
+    pub async fn may_carry_secrets(&self, url: &Url) -> bool {
+        if url.scheme() == "https" {
+            return true;
+        }
+        let (host, port) = (url.host_str().unwrap_or_default(), url.port_or_known_default().unwrap_or(80));
+        // What passes the guard and is of a refused kind is what the operator allows.
+        let is_inside = |address: &SocketAddr| ranges::reason(address.ip().to_canonical()).is_some();
+        self.resolve_and_check(host, port).await.is_ok_and(|addresses| addresses.iter().all(is_inside))
     }
 
     /// `localhost` is loopback by definition (RFC 6761) and never looked up. Of its two addresses

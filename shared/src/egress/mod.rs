@@ -24,7 +24,7 @@ pub use self::client::{MAX_ANSWER_BODY, MAX_ANSWER_HEAD, MAX_ANSWER_HEADERS};
 pub use self::clients::Clients;
 pub use self::dial::{DialError, DialTimeouts, DialTimings, dial};
 pub use self::error::{AttemptError, Phase, TlsFailure};
-pub use self::guard::{Denied, Guard, RangeError, parse_ranges};
+pub use self::guard::{Denied, Guard, IN_THE_CLEAR, RangeError, parse_ranges};
 pub use self::profile::{Profile, ProfileError, ProfileSettings};
 pub use self::proxy::{Proxy, ProxyError};
 pub use self::ranges::Reason;

@@ -139,6 +139,14 @@ impl Profile {
         self.tls_config().map(|_| ())
     }
 
+    /// The same, but with the receiver's certificate verified in any case.
+    #[must_use]
+    pub(crate) fn verifying(&self) -> Self {
+        let mut profile = Self { verify: true, ..self.clone() };
+        profile.fingerprint = profile.digest();
+        profile
+    }
+
     /// Equal if and only if connections may be shared.
     pub fn fingerprint(&self) -> [u8; 32] {
         self.fingerprint
@@ -202,8 +210,7 @@ impl Profile {
             }
         };
         config.alpn_protocols = match self.http {
-            HttpVersion::Auto => vec![b"h2".to_vec(), b"http/1.1".to_vec()],
-            HttpVersion::Http1 => vec![b"http/1.1".to_vec()],
+            HttpVersion::Auto | HttpVersion::Http1 => vec![b"http/1.1".to_vec()],
             HttpVersion::Http2 => vec![b"h2".to_vec()],
         };
         Ok(config)

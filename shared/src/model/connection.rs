@@ -54,7 +54,7 @@ impl Drop for Hidden {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum HttpVersion {
-    /// HTTP/2 where a receiver behind TLS offers it, else HTTP/1.1.
+    /// What suits most: HTTP/1.1.
     #[default]
     Auto,
     /// HTTP/1.1.

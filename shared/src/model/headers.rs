@@ -6,6 +6,8 @@ use http::header::{HeaderMap, HeaderName, HeaderValue};
 
 /// Counts the passages of an event through relays like this one, so that a loop ends.
 pub const HOPS: &str = "hookyard-hops";
+/// Passages that an event may have behind it when it arrives.
+pub const MAX_HOPS: u32 = 3;
 
 /// Writes the lines of `headers` as a block.
 pub fn encode(headers: &HeaderMap) -> Vec<u8> {

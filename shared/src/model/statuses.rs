@@ -5,6 +5,9 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+/// Bytes of a set as it is written.
+const MAX_TEXT: usize = 256;
+
 /// Statuses by numbers, ranges and classes (`5xx`), with exceptions behind `!`. Exceptions alone are taken from everything
 /// that is not 2xx.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,6 +21,9 @@ pub struct StatusSet {
 /// A text that names no statuses.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StatusSetError {
+    /// Longer than a set has to be.
+    #[error("longer than {MAX_TEXT} bytes; write ranges, as in `500-599`, instead of single numbers")]
+    TooLong,
     /// A part of it that cannot be read.
     #[error("`{0}` is no status: write numbers, ranges and exceptions, as in `500-599, 408, 429, !501` or `5xx, !501`")]
     Part(String),
@@ -46,6 +52,9 @@ impl FromStr for StatusSet {
     type Err = StatusSetError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text.len() > MAX_TEXT {
+            return Err(StatusSetError::TooLong);
+        }
         let (mut include, mut exclude) = (Vec::new(), Vec::new());
         for part in text.split(',').map(str::trim) {
             let (target, range) = match part.strip_prefix('!') {
@@ -121,6 +130,8 @@ mod tests {
         {
             assert_eq!(text.parse::<StatusSet>(), Err(StatusSetError::Part(part.to_owned())), "{text}");
         }
+        assert!(vec!["500"; 51].join(", ").parse::<StatusSet>().is_ok());
+        assert_eq!(vec!["500"; 52].join(", ").parse::<StatusSet>(), Err(StatusSetError::TooLong));
         for text in ["200", "100-599", "2xx"] {
             assert!(matches!(text.parse::<StatusSet>(), Err(StatusSetError::Success(_))), "{text}");
         }

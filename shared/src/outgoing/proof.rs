@@ -6,6 +6,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use http::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use sha2::{Digest as _, Sha256, Sha512};
 
+use crate::egress::AttemptError;
 use crate::model::connection::{Auth, ClientAuth, Credentials, Encoding, HashAlgorithm, Hidden};
 
 /// A way to prove ourselves. Its `Debug` shows no secret: values are marked as sensitive, keys are [`Hidden`].
@@ -110,18 +111,27 @@ impl Proof {
         }
     }
 
-    /// The header for a request with this body.
-    pub(super) fn header(&self, body: &[u8], token: Option<&Hidden>) -> Option<(HeaderName, HeaderValue)> {
-        match self {
+    /// The header for a request with this body; none where nothing more is to be proved.
+    ///
+    /// # Errors
+    /// When a header that is wanted cannot be made: without its proof nothing is sent.
+    pub(super) fn header(
+        &self,
+        body: &[u8],
+        token: Option<&Hidden>,
+    ) -> Result<Option<(HeaderName, HeaderValue)>, AttemptError> {
+        let value = |text: &str| HeaderValue::from_str(text).map_err(|_| AttemptError::InvalidRequest);
+        Ok(match self {
             Self::None => None,
             Self::Fixed(name, value) => Some((name.clone(), value.clone())),
-            Self::Hmac(hmac) => Some((hmac.name.clone(), HeaderValue::from_str(&hmac.value(body)).ok()?)),
+            Self::Hmac(hmac) => Some((hmac.name.clone(), value(&hmac.value(body))?)),
             Self::Oauth2(_) => {
-                let mut value = HeaderValue::from_str(&format!("Bearer {}", token?.expose())).ok()?;
+                let token = token.ok_or(AttemptError::InvalidRequest)?;
+                let mut value = value(&format!("Bearer {}", token.expose()))?;
                 value.set_sensitive(true);
                 Some((AUTHORIZATION, value))
             }
-        }
+        })
     }
 }
 

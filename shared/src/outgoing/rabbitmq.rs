@@ -1,9 +1,13 @@
 //! Events as messages on a user's RabbitMQ: published persistently, with `mandatory`, and done only when confirmed.
 //!
 //! lapin is given a stream that was dialled through the guard, so a broker is reached like any other receiver: every
-//! address is checked, and the operator's proxy is used. TLS uses the destination's profile and the name in the URL.
+//! address is checked, and the operator's proxy is used. TLS uses the destination's profile and the name in the URL, and
+//! ends before lapin: what the broker says is judged first ([`wire`]).
 //! A destination has one connection with one confirming channel. What breaks it is answered by the attempts under way,
 //! and the next attempt opens another.
+
+mod kit;
+mod wire;
 
 use std::collections::HashMap;
 use std::collections::hash_map::DefaultHasher;
@@ -12,28 +16,33 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use async_compat::Compat;
+use async_rs::Runtime;
 use bytes::Bytes;
 use http::HeaderMap;
 use http::header::CONTENT_TYPE;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
-use lapin::tcp::{AsyncTcpStream, RustlsConnector};
+use lapin::tcp::AsyncTcpStream;
 use lapin::types::{AMQPValue, FieldTable, LongString, ShortString};
 use lapin::uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo};
 use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties, ErrorKind};
 use percent_encoding::percent_decode_str;
-use tokio::net::TcpStream;
+use rustls::pki_types::ServerName;
+use tokio_rustls::TlsConnector;
 use url::Url;
 
 use super::{Outgoing, RabbitmqTarget};
 use crate::egress::{AttemptError, DialTimeouts, Guard, Timings, TlsFailure, dial};
 use crate::id::DestinationId;
 use crate::model::connection::Hidden;
+use kit::Kit;
+use wire::{Leash, MAX_FRAME, Misdeed, Wire};
 
 /// AMQP's mark for a message that is written to disk.
 const PERSISTENT: u8 = 2;
-/// Connections kept at once; the one used least lately makes room.
-const MAX_LINES: usize = 256;
+/// Connections kept at once; the one used least lately makes room. Each has a thread and up to 8 MiB of buffers.
+const MAX_LINES: usize = 64;
+/// Channels that are agreed on; one is used.
+const MAX_CHANNELS: u16 = 2;
 /// How long a connection without messages is kept.
 const IDLE: Duration = Duration::from_secs(60);
 /// How long an orderly goodbye may take.
@@ -65,6 +74,7 @@ struct Line {
     connection: Connection,
     channel: Channel,
     address: SocketAddr,
+    leash: Leash,
 }
 
 /// A message to be published.
@@ -147,6 +157,7 @@ impl Brokers {
             && known.key == key
             && known.connection.status().connected()
             && known.channel.status().connected()
+            && !known.leash.is_worn()
         {
             seen.address = Some(known.address);
             seen.is_up = true;
@@ -202,23 +213,25 @@ impl Brokers {
         seen.timings.dns_ms = dialled.dns.map(millis);
         seen.timings.connect_ms = Some(millis(dialled.connect));
         seen.address = Some(dialled.address);
-        let stream = AsyncTcpStream::Plain(Compat::new(stream));
-        let stream = match uri.scheme {
-            AMQPScheme::AMQP => stream,
+        let stream: Box<dyn wire::Transport> = match uri.scheme {
+            AMQPScheme::AMQP => Box::new(stream),
             AMQPScheme::AMQPS => {
                 let began = Instant::now();
                 let config = message.outgoing.profile.tls_config_for_other_protocols();
                 let config = config.map_err(|error| AttemptError::Tls(TlsFailure::Handshake(error.to_string())))?;
-                let secured = stream.into_rustls(&RustlsConnector::from(config), host).await;
+                let name = host.strip_suffix('.').unwrap_or(host).to_owned();
+                let name = ServerName::try_from(name).map_err(|_| AttemptError::InvalidRequest)?;
+                let secured = TlsConnector::from(config).connect(name, stream).await;
                 seen.timings.tls_ms = Some(millis(began.elapsed()));
-                secured.map_err(|error| AttemptError::Tls(TlsFailure::from_io(&error)))?
+                Box::new(secured.map_err(|error| AttemptError::Tls(TlsFailure::from_io(&error)))?)
             }
         };
         seen.is_up = true;
+        let (stream, leash) = Wire::new(stream, GOODBYE);
         let connection = handshake(uri, stream).await.map_err(|error| refused(&error))?;
         let channel = connection.create_channel().await.map_err(|error| refused(&error))?;
         channel.confirm_select(ConfirmSelectOptions::default()).await.map_err(|error| refused(&error))?;
-        Ok(Line { key, connection, channel, address: dialled.address })
+        Ok(Line { key, connection, channel, address: dialled.address, leash })
     }
 }
 
@@ -269,8 +282,8 @@ async fn close_when_idle(all: Weak<Inner>, destination: DestinationId, slot: Wea
 }
 
 /// AMQP's handshake on a stream that stands.
-async fn handshake(uri: AMQPUri, stream: AsyncTcpStream<Compat<TcpStream>>) -> lapin::Result<Connection> {
-    let stream = Mutex::new(Some(stream));
+async fn handshake(uri: AMQPUri, stream: Wire) -> lapin::Result<Connection> {
+    let stream = Mutex::new(Some(AsyncTcpStream::Plain(stream)));
     let taken = || lapin::ErrorKind::IOError(Arc::new(std::io::Error::other("the connection was lost")));
     let properties = ConnectionProperties::default().with_connection_name(LongString::from("hookyard destination"));
     let connect = async move |_, _| {
@@ -278,15 +291,11 @@ async fn handshake(uri: AMQPUri, stream: AsyncTcpStream<Compat<TcpStream>>) -> l
         // lapin's own reconnecting is off: it asks once.
         stream.take().ok_or_else(|| taken().into())
     };
-    Connection::connector(uri, lapin::runtime::default_runtime()?, connect, properties).await
+    Connection::connector(uri, Runtime::new(Kit::current()), connect, properties).await
 }
 
 async fn publish(channel: &Channel, target: &RabbitmqTarget, message: &Publishing<'_>) -> Result<(), AttemptError> {
-    let mut headers = FieldTable::default();
-    for (name, value) in &message.headers {
-        let value = LongString::from(value.as_bytes().to_vec());
-        headers.insert(ShortString::from(name.as_str()), AMQPValue::LongString(value));
-    }
+    let headers = table(&message.headers);
     let mut properties = BasicProperties::default()
         .with_delivery_mode(PERSISTENT)
         .with_message_id(ShortString::from(message.id.as_str()))
@@ -316,14 +325,30 @@ async fn publish(channel: &Channel, target: &RabbitmqTarget, message: &Publishin
     }
 }
 
+/// Headers as AMQP has them. A name of more than 255 bytes has no place there and is left out with its value.
+fn table(headers: &HeaderMap) -> FieldTable {
+    let mut table = FieldTable::default();
+    for (name, value) in headers {
+        if let Ok(name) = ShortString::try_new(name.as_str()) {
+            table.insert(name, AMQPValue::LongString(LongString::from(value.as_bytes().to_vec())));
+        }
+    }
+    table
+}
+
 fn refused(error: &lapin::Error) -> AttemptError {
     match error.kind() {
+        ErrorKind::IOError(error) if let Some(misdeed) = misdeed(error) => AttemptError::Network(misdeed.to_string()),
         ErrorKind::ProtocolError(error) => AttemptError::BrokerRefused(words(error.get_message().as_str())),
         ErrorKind::IOError(error) if error.kind() == std::io::ErrorKind::ConnectionReset => {
             AttemptError::ConnectionReset
         }
         _ => AttemptError::ConnectionClosed,
     }
+}
+
+fn misdeed(error: &std::io::Error) -> Option<&Misdeed> {
+    error.get_ref()?.downcast_ref()
 }
 
 /// A broker's words, cut and without what could mislead where they are shown.
@@ -364,7 +389,13 @@ fn uri(url: &Url, password: Option<&Hidden>) -> Option<AMQPUri> {
             port: url.port().unwrap_or(usual),
         },
         vhost: if vhost.is_empty() { "/".to_owned() } else { vhost },
-        query: AMQPQueryString { heartbeat: Some(HEARTBEAT), ..AMQPQueryString::default() },
+        // What is left open here is the broker's to say, and lapin allocates 64 frames of the size that it says.
+        query: AMQPQueryString {
+            heartbeat: Some(HEARTBEAT),
+            frame_max: Some(MAX_FRAME),
+            channel_max: Some(MAX_CHANNELS),
+            ..AMQPQueryString::default()
+        },
     })
 }
 
@@ -375,6 +406,16 @@ fn millis(duration: Duration) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_too_long_for_amqp_are_left_out() {
+        let mut headers = HeaderMap::new();
+        for name in ["x".repeat(255), "y".repeat(256), "z".repeat(4000)] {
+            headers.insert(http::HeaderName::try_from(name).unwrap(), http::HeaderValue::from_static("v"));
+        }
+        let table = table(&headers);
+        assert_eq!(table.inner().keys().map(|name| name.as_str().len()).collect::<Vec<_>>(), [255]);
+    }
 
     #[test]
     fn addresses_are_read_with_their_usual_ports_users_and_virtual_hosts() {

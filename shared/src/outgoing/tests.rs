@@ -31,7 +31,7 @@ fn each_kind_of_proof_sets_its_header() {
     ] {
         let outgoing = prepare(&format!(r#"{{"auth":{auth}}}"#), &format!(r#"{{"auth":"{secret}"}}"#));
         let mut headers = HeaderMap::new();
-        outgoing.set_headers(&mut headers, BODY, Some(&Hidden::from("token")));
+        outgoing.set_headers(&mut headers, BODY, Some(&Hidden::from("token"))).unwrap();
         assert_eq!(headers.len(), 1, "{auth}");
         assert_eq!(headers[name], expected, "{auth}");
         let shown = outgoing.shown_headers(&headers);
@@ -52,18 +52,30 @@ fn hashes_and_encodings_are_those_that_were_set() {
     ] {
         let auth = format!(r#"{{"auth":{{"kind":"hmac_header","header":"x-sig",{settings}}}}}"#);
         let mut headers = HeaderMap::new();
-        prepare(&auth, r#"{"auth":"Jefe"}"#).set_headers(&mut headers, body, None);
+        prepare(&auth, r#"{"auth":"Jefe"}"#).set_headers(&mut headers, body, None).unwrap();
         assert_eq!(headers["x-sig"], expected, "{settings}");
     }
     let auth = r#"{"auth":{"kind":"hmac_header","header":"x-sig","algorithm":"sha512"}}"#;
     let mut headers = HeaderMap::new();
-    prepare(auth, r#"{"auth":"Jefe"}"#).set_headers(&mut headers, body, None);
+    prepare(auth, r#"{"auth":"Jefe"}"#).set_headers(&mut headers, body, None).unwrap();
     assert!(
         headers["x-sig"]
             .to_str()
             .unwrap()
             .starts_with("164b7a7bfcf819e2e395fbe73b56e0a387bd64222e831fd610270cd7ea250554")
     );
+}
+
+#[test]
+fn without_its_proof_nothing_is_sent() {
+    for auth in [
+        r#"{"kind":"hmac_header","header":"x-sig","prefix":"a\r\n"}"#,
+        r#"{"kind":"oauth2","token_url":"https://a/","client_id":"c"}"#,
+    ] {
+        let outgoing = prepare(&format!(r#"{{"auth":{auth}}}"#), r#"{"auth":"s3cr3t"}"#);
+        let set = outgoing.set_headers(&mut HeaderMap::new(), BODY, None);
+        assert_eq!(set, Err(AttemptError::InvalidRequest), "{auth}");
+    }
 }
 
 #[test]
@@ -76,7 +88,7 @@ fn own_headers_win_over_the_senders_and_only_what_is_ours_is_shown() {
     for (name, value) in [("content-type", "application/json"), ("x-sender", "theirs"), ("webhook-id", "msg_1")] {
         headers.insert(name, HeaderValue::from_static(value));
     }
-    outgoing.set_headers(&mut headers, BODY, None);
+    outgoing.set_headers(&mut headers, BODY, None).unwrap();
     assert_eq!(
         (headers["x-token"].as_bytes(), headers["content-type"].as_bytes()),
         (&b"canary"[..], &b"text/plain"[..])

@@ -19,9 +19,10 @@ use uuid::Uuid;
 
 use super::proof::Oauth2;
 use crate::clock::Millis;
-use crate::egress::{AttemptError, Clients, OutgoingRequest, Profile, to_uri};
+use crate::egress::{AttemptError, Clients, IN_THE_CLEAR, OutgoingRequest, Profile, to_uri};
 use crate::id::DestinationId;
 use crate::model::connection::{ClientAuth, Hidden};
+use crate::model::headers::{HOPS, MAX_HOPS};
 use crate::store::Store;
 use crate::vault::Vault;
 
@@ -40,6 +41,9 @@ const LONGEST_LIFE_S: i64 = 24 * 3600;
 /// Before its end a token is given up by a fifth of its life, at most by this, in seconds.
 const MARGIN_S: i64 = 60;
 
+/// Destinations whose tokens are in memory; beyond them those that nobody uses at the moment are read from the store again.
+const MAX_HELD: usize = 1024;
+
 /// The way to access tokens. Cheap to clone.
 #[derive(Clone)]
 pub struct Tokens(Arc<Inner>);
@@ -50,8 +54,10 @@ struct Inner {
     clients: Clients,
     /// Who asks, in the store.
     asker: Uuid,
-    held: Mutex<HashMap<DestinationId, Arc<tokio::sync::Mutex<Held>>>>,
+    held: Mutex<AllHeld>,
 }
+
+type AllHeld = HashMap<DestinationId, Arc<tokio::sync::Mutex<Held>>>;
 
 /// What this process knows of a destination's token. Whoever finds out more holds the lock.
 #[derive(Default)]
@@ -126,7 +132,7 @@ impl Tokens {
     }
 
     fn held(&self, destination: DestinationId) -> Arc<tokio::sync::Mutex<Held>> {
-        Arc::clone(self.0.held.lock().unwrap_or_else(PoisonError::into_inner).entry(destination).or_default())
+        held_of(&mut self.0.held.lock().unwrap_or_else(PoisonError::into_inner), destination)
     }
 
     async fn find(&self, destination: DestinationId, settings: &Oauth2, profile: &Profile) -> Result<Hidden, String> {
@@ -144,7 +150,10 @@ impl Tokens {
             _ => {}
         }
         loop {
-            let away = |error: sqlx::Error| format!("the store does not answer ({error}); the attempt is made again");
+            let away = |error: sqlx::Error| {
+                tracing::warn!(destination.id = %destination, error = %error, "no access token, as the store does not answer");
+                "an access token could not be looked up; the attempt is made again".to_owned()
+            };
             if let Some(row) = self.0.store.token(destination).await.map_err(away)?
                 && let Some(sealed) =
                     row.token.filter(|_| row.fingerprint == wanted && self.0.store.now_ms() < row.expires_ms)
@@ -160,7 +169,7 @@ impl Tokens {
                 tokio::time::sleep(LOOK).await;
                 continue;
             }
-            return match self.ask(settings, profile).await {
+            return match self.ask(destination, settings, profile).await {
                 Ok((token, life_s)) => {
                     let sealed = self.0.vault.seal(destination.0, token.expose());
                     let margin = MARGIN_S.min(life_s / 5);
@@ -186,11 +195,20 @@ impl Tokens {
     }
 
     /// Asks the authorisation server; gives the token and its life in seconds.
-    async fn ask(&self, settings: &Oauth2, profile: &Profile) -> Result<(Hidden, i64), String> {
-        let url =
-            self.0.clients.guard().check_url(&settings.token_url).map_err(|error| format!("the token URL: {error}"))?;
+    async fn ask(
+        &self,
+        destination: DestinationId,
+        settings: &Oauth2,
+        profile: &Profile,
+    ) -> Result<(Hidden, i64), String> {
+        let guard = self.0.clients.guard();
+        let url = guard.check_url(&settings.token_url).map_err(|error| format!("the token URL: {error}"))?;
+        if !guard.may_carry_secrets(&url).await {
+            return Err(format!("the token URL: {IN_THE_CLEAR}"));
+        }
         let url = to_uri(&url).map_err(|error| format!("the token URL: {error}"))?;
-        let client = self.0.clients.get(profile).map_err(|error| error.to_string())?;
+        // Who accepts any certificate for events has not said so for the client's secret.
+        let client = self.0.clients.get(&profile.verifying(), destination).map_err(|error| error.to_string())?;
         let (headers, body) = form(settings);
         let request = OutgoingRequest { method: Method::POST, url, headers, body: body.into() };
         let answer = client.send(request, ASKING).await.result.map_err(|error| {
@@ -200,11 +218,20 @@ impl Tokens {
     }
 }
 
+fn held_of(all: &mut AllHeld, destination: DestinationId) -> Arc<tokio::sync::Mutex<Held>> {
+    if all.len() >= MAX_HELD && !all.contains_key(&destination) {
+        all.retain(|_, held| Arc::strong_count(held) > 1);
+    }
+    Arc::clone(all.entry(destination).or_default())
+}
+
 /// The request of RFC 6749, section 4.4.2.
 fn form(settings: &Oauth2) -> (HeaderMap, String) {
     let mut headers = HeaderMap::new();
     headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
+    // A source of ours is no authorisation server: its door refuses this as a loop, and no event comes of it.
+    headers.insert(HOPS, HeaderValue::from(MAX_HOPS + 1));
     let mut form = form_urlencoded::Serializer::new(String::new());
     form.append_pair("grant_type", "client_credentials");
     for (name, value) in [("scope", &settings.scope), ("audience", &settings.audience)] {
@@ -279,6 +306,7 @@ mod tests {
     fn the_client_proves_itself_in_the_header_or_in_the_body() {
         let (headers, body) = form(&settings(ClientAuth::Basic));
         assert_eq!(body, "grant_type=client_credentials&scope=a+b");
+        assert_eq!(headers[HOPS], "4", "more than a door accepts");
         let pair = STANDARD.encode("relay%3A1:s%26cret+%C3%A4");
         assert_eq!(headers[AUTHORIZATION].to_str().unwrap(), format!("Basic {pair}"));
         let (headers, body) = form(&settings(ClientAuth::Body));
@@ -311,6 +339,18 @@ mod tests {
                 (read, _) => panic!("{read:?} for {body}"),
             }
         }
+    }
+
+    #[test]
+    fn what_is_in_memory_is_bounded_and_what_is_in_use_stays() {
+        let mut all = AllHeld::new();
+        let used = DestinationId::new();
+        let held = held_of(&mut all, used);
+        for _ in 0..5 * MAX_HELD {
+            held_of(&mut all, DestinationId::new());
+            assert!(all.len() <= MAX_HELD);
+        }
+        assert!(Arc::ptr_eq(&held, &held_of(&mut all, used)));
     }
 
     #[test]

@@ -62,9 +62,11 @@ impl Ways {
                 Err(error) => return (unsent(error, began), None),
             }
         }
-        outgoing.set_headers(&mut request.headers, &request.body, token.as_ref());
+        if let Err(error) = outgoing.set_headers(&mut request.headers, &request.body, token.as_ref()) {
+            return (unsent(error, began), None);
+        }
         let shown = Some(outgoing.shown(&request.method, &request.url, &request.headers));
-        let client = match self.clients.get(&outgoing.profile) {
+        let client = match self.clients.get(&outgoing.profile, destination) {
             Ok(client) => client,
             Err(error) => return (unsent(AttemptError::Tls(TlsFailure::Handshake(error.to_string())), began), shown),
         };
@@ -86,12 +88,15 @@ impl Ways {
         timeout: Duration,
     ) -> (Published, String) {
         let BrokerMessage { mut headers, id, timestamp_s, body } = message;
-        outgoing.set_headers(&mut headers, &body, None);
+        let proved = outgoing.set_headers(&mut headers, &body, None);
         let target = outgoing.rabbitmq.as_ref();
         let (exchange, key) = target.map_or(("", ""), |to| (to.exchange.as_str(), to.routing_key.as_str()));
         let host = url.host_str().unwrap_or_default();
         let lines = outgoing.shown_headers(&headers);
         let shown = format!("PUBLISH exchange={exchange:?} routing_key={key:?}\nhost: {host}\n{lines}");
+        if let Err(error) = proved {
+            return (Published { result: Err(error), timings: Timings::default(), address: None }, shown);
+        }
         let publishing = Publishing { destination, url, outgoing, headers, id, timestamp_s, body };
         (self.brokers.publish(publishing, timeout).await, shown)
     }

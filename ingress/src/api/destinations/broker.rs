@@ -6,6 +6,7 @@ use hookyard_shared::store::destinations::Destination;
 use percent_encoding::percent_decode_str;
 use url::Url;
 
+use super::connection::is_elsewhere;
 use crate::api::change::field;
 use crate::api::error::FieldError;
 use crate::state::AppState;
@@ -47,12 +48,14 @@ pub(super) async fn set_broker(
         errors.push(field("/url", form));
         return None;
     }
-    let moved = destination.url.as_deref().and_then(|old| Url::parse(old).ok()).is_some_and(|old| {
-        (old.host_str(), old.port(), old.username()) != (url.host_str(), url.port(), url.username())
-    });
+    let moved = destination
+        .url
+        .as_deref()
+        .and_then(|old| Url::parse(old).ok())
+        .is_some_and(|old| is_elsewhere(Some(old.as_str()), url.as_str()) || old.username() != url.username());
     match password {
         Some(password) => credentials.rabbitmq_password = Some(Hidden::from(password)),
-        // A password does not follow to another broker or user.
+        // A password does not follow to another broker or user, or to one without TLS.
         None if moved => credentials.rabbitmq_password = None,
         None => {}
     }

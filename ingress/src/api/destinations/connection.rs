@@ -3,7 +3,7 @@
 //! A secret is taken and never shown. In a change it may be left out where everything that says whom it is for stays as
 //! it was: it is then kept.
 
-use hookyard_shared::egress::{DialError, Profile, ProfileError, ProfileSettings};
+use hookyard_shared::egress::{DialError, IN_THE_CLEAR, Profile, ProfileError, ProfileSettings};
 use hookyard_shared::model::connection::{
     Auth, ClientAuth, Connection, Credentials, Encoding, HashAlgorithm, Hidden, HttpVersion, Rabbitmq, Signature,
     StaticHeader, Tls,
@@ -13,6 +13,7 @@ use hookyard_shared::signing::Ed25519Key;
 use hookyard_shared::store::destinations::Destination;
 use secrecy::ExposeSecret as _;
 use serde::Deserialize;
+use url::Url;
 use utoipa::ToSchema;
 
 use super::broker::set_broker;
@@ -152,7 +153,9 @@ pub(super) struct ConnectionChange {
     pub(super) http: Option<Option<HttpVersion>>,
     pub(super) rabbitmq: Option<Option<RabbitmqField>>,
     /// The address of a broker.
-    pub(super) url: Option<String>,
+    pub(super) url: Option<Hidden>,
+    /// The URL is of another receiver than before: no secret follows there.
+    pub(super) is_elsewhere: bool,
 }
 
 impl ConnectionChange {
@@ -172,7 +175,8 @@ impl ConnectionChange {
             ("/http", self.http.is_some()),
             ("/rabbitmq", self.rabbitmq.is_some()),
         ];
-        if given.iter().all(|(_, given)| !given) && self.url.is_none() && destination.kind != "rabbitmq" {
+        let is_untouched = given.iter().all(|(_, given)| !given) && self.url.is_none() && !self.is_elsewhere;
+        if is_untouched && destination.kind != "rabbitmq" {
             return None;
         }
         let unfit: &[&str] = match destination.kind.as_str() {
@@ -187,6 +191,11 @@ impl ConnectionChange {
         let mut connection = Connection::from_text(destination.connection.as_deref()).unwrap_or_default();
         let sealed = destination.credentials.as_deref();
         let mut credentials = open_credentials(destination.destination_id, sealed, &state.vault).unwrap_or_default();
+        if self.is_elsewhere {
+            credentials.auth = None;
+            credentials.headers.clear();
+            credentials.tls_key = None;
+        }
         if let Some(auth) = self.auth {
             set_auth(auth, &mut connection, &mut credentials);
         }
@@ -210,7 +219,7 @@ impl ConnectionChange {
                 Some(given) => given.unwrap_or(RabbitmqField { exchange: String::new(), routing_key: String::new() }),
             };
             if let Some(url) = self.url {
-                warning = set_broker(state, &url, destination, &mut credentials, errors).await;
+                warning = set_broker(state, url.expose(), destination, &mut credentials, errors).await;
             }
             let password_set = credentials.rabbitmq_password.is_some();
             connection.rabbitmq = Some(Rabbitmq { exchange, routing_key, password_set });
@@ -227,6 +236,21 @@ impl ConnectionChange {
             credentials.to_text().map(|text| state.vault.seal(destination.destination_id, text.expose()));
         warning
     }
+}
+
+/// Whether a URL is of another receiver: its scheme, host or port is another.
+pub(super) fn is_elsewhere(before: Option<&str>, now: &str) -> bool {
+    let origin = |text: &str| {
+        let url = Url::parse(text.trim()).ok()?;
+        let usual = match url.scheme() {
+            "amqp" => Some(5672),
+            "amqps" => Some(5671),
+            _ => None,
+        };
+        let port = url.port_or_known_default().or(usual);
+        Some((url.scheme().to_owned(), url.host_str()?.to_ascii_lowercase(), port))
+    };
+    before.is_some_and(|before| origin(before) != origin(now))
 }
 
 fn set_auth(given: Option<AuthField>, connection: &mut Connection, credentials: &mut Credentials) {
@@ -313,6 +337,8 @@ async fn check(state: &AppState, connection: &Connection, credentials: &Credenti
                 let (host, port) = (url.host_str().unwrap_or_default(), url.port_or_known_default().unwrap_or(443));
                 if let Err(DialError::Blocked(denied)) = state.guard.resolve_and_check(host, port).await {
                     errors.push(field("/auth/token_url", denied.to_string()));
+                } else if !state.guard.may_carry_secrets(&url).await {
+                    errors.push(field("/auth/token_url", IN_THE_CLEAR));
                 }
             }
         }

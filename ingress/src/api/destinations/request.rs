@@ -1,7 +1,7 @@
 //! What requests say of a destination.
 
 use hookyard_shared::model::HttpVersion;
-use hookyard_shared::model::connection::Signature;
+use hookyard_shared::model::connection::{Hidden, Signature};
 use hookyard_shared::store::destinations::Destination;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -45,8 +45,8 @@ pub(super) struct NewDestination {
     pub(super) kind: Kind,
     /// Where to: a URL of http or https, or `amqps://user:password@host:port/vhost` for `rabbitmq`.
     #[serde(default)]
-    #[schema(example = "https://orders.example.com/webhooks")]
-    pub(super) url: Option<String>,
+    #[schema(value_type = Option<String>, example = "https://orders.example.com/webhooks")]
+    pub(super) url: Option<Hidden>,
     /// Requests at once; 16 unless given.
     #[serde(default)]
     #[schema(minimum = 1, maximum = 256)]
@@ -175,9 +175,11 @@ pub(crate) struct DestinationChange {
     /// For people.
     #[serde(default)]
     pub(super) name: Option<String>,
-    /// Where to, for `http`.
+    /// Where to. With another scheme, host or port it is another receiver, to which no secret follows: those of `auth`,
+    /// `headers` and `tls` are given again with it.
     #[serde(default)]
-    pub(super) url: Option<String>,
+    #[schema(value_type = Option<String>)]
+    pub(super) url: Option<Hidden>,
     /// Whether deliveries go out. What comes in while it is disabled is held.
     #[serde(default)]
     pub(super) enabled: Option<bool>,
@@ -244,4 +246,17 @@ pub(crate) struct DestinationChange {
     /// What an inspector answers.
     #[serde(default)]
     pub(super) inspector: Option<InspectorAnswer>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_request_says_in_secret_is_in_no_debug_text() {
+        let json = r#"{"name": "d", "url": "amqps://u:canary@mq.example.com/"}"#;
+        let new: NewDestination = serde_json::from_str(json).unwrap();
+        let change: DestinationChange = serde_json::from_str(json).unwrap();
+        assert!(!format!("{new:?} {change:?}").contains("canary"), "{new:?} {change:?}");
+    }
 }

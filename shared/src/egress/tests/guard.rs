@@ -284,3 +284,20 @@ async fn allowed_hosts_resolve_to_checked_addresses() {
         Err(DialError::Dns(_) | DialError::DnsTimeout)
     ));
 }
+
+#[tokio::test]
+async fn secrets_go_without_tls_only_where_the_operator_allows_an_inner_address() {
+    for (allow, url, expected) in [
+        ("", "https://auth.example.com/token", true),
+        ("", "http://93.184.216.34/token", false),
+        ("0.0.0.0/0", "http://93.184.216.34/token", false),
+        ("", "http://127.0.0.1:8080/token", false),
+        ("127.0.0.0/8", "http://127.0.0.1:8080/token", true),
+        ("127.0.0.0/8", "http://localhost/token", true),
+        ("10.0.0.0/8", "http://10.1.2.3/token", true),
+        ("10.0.0.0/8", "http://127.0.0.1/token", false),
+        ("127.0.0.0/8", "http://does-not-exist.invalid/token", false),
+    ] {
+        assert_eq!(guard(allow).may_carry_secrets(&url.parse().unwrap()).await, expected, "{allow:?}: {url}");
+    }
+}

@@ -15,10 +15,12 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio_rustls::TlsAcceptor;
+use uuid::Uuid;
 
 use super::authority::{Authority, Leaf};
 use super::server::{Server, code, post};
 use crate::egress::{ClientOptions, Clients, Exchange, Guard, Profile, ProfileError, ProfileSettings, parse_ranges};
+use crate::id::DestinationId;
 use crate::model::HttpVersion;
 
 const FIVE_SECONDS: Duration = Duration::from_secs(5);
@@ -79,7 +81,7 @@ fn clients() -> Clients {
 }
 
 async fn send(clients: &Clients, settings: ProfileSettings<'_>, url: &str) -> Exchange {
-    let client = clients.get(&Profile::new(&settings).unwrap()).unwrap();
+    let client = clients.get(&Profile::new(&settings).unwrap(), DestinationId(Uuid::nil())).unwrap();
     client.send(post(url), FIVE_SECONDS).await
 }
 
@@ -194,7 +196,7 @@ async fn the_number_of_clients_is_bounded() {
             },
             ..ProfileSettings::default()
         };
-        clients.get(&Profile::new(&settings).unwrap()).unwrap();
+        clients.get(&Profile::new(&settings).unwrap(), DestinationId(Uuid::nil())).unwrap();
     }
     assert!(clients.others() <= 256, "{}", clients.others());
 }
@@ -213,7 +215,7 @@ async fn the_version_of_http_is_the_one_that_was_set_or_agreed_on() {
     let clients = clients();
     for (server, secure, http, expected) in [
         (&only_1, true, HttpVersion::Auto, Ok("HTTP/1.1 7")),
-        (&both, true, HttpVersion::Auto, Ok("HTTP/2.0 7")),
+        (&both, true, HttpVersion::Auto, Ok("HTTP/1.1 7")),
         (&both, true, HttpVersion::Http1, Ok("HTTP/1.1 7")),
         (&both, true, HttpVersion::Http2, Ok("HTTP/2.0 7")),
         (&only_1, true, HttpVersion::Http2, Err("no_http2")),
@@ -251,11 +253,52 @@ async fn requests_of_http2_share_a_connection_until_it_is_silent() {
     .await;
     let clients = clients();
     let settings = ProfileSettings { http: HttpVersion::Http2, ..ProfileSettings::default() };
-    let client = clients.get(&Profile::new(&settings).unwrap()).unwrap();
+    let client = clients.get(&Profile::new(&settings).unwrap(), DestinationId(Uuid::nil())).unwrap();
     for (expected, connections) in [("answer", 1), ("answer", 1), ("timeout", 1), ("answer", 2)] {
         let exchange = client.send(post(&server.url("/")), Duration::from_millis(500)).await;
         assert_eq!((code(&exchange), server.connections()), (expected, connections), "{:?}", exchange.result);
     }
+}
+
+#[tokio::test]
+async fn destinations_do_not_share_a_connection_of_http2() {
+    // Answers the first request of each connection, and then nothing.
+    let server = Server::new(|stream| async move {
+        let served = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let answer = service_fn(move |_: hyper::Request<hyper::body::Incoming>| {
+            let number = served.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            async move {
+                if number >= 1 {
+                    std::future::pending::<()>().await;
+                }
+                Ok::<_, Infallible>(hyper::Response::new(Full::new(Bytes::from_static(b"ok"))))
+            }
+        });
+        let builder = auto::Builder::new(TokioExecutor::new());
+        builder.serve_connection(TokioIo::new(stream), answer).await.ok();
+    })
+    .await;
+    let clients = clients();
+    let profile = Profile::new(&ProfileSettings { http: HttpVersion::Http2, ..ProfileSettings::default() }).unwrap();
+    let (one, two) = (DestinationId::new(), DestinationId::new());
+    for (destination, expected, connections) in [(one, "answer", 1), (one, "timeout", 1), (two, "answer", 2)] {
+        let client = clients.get(&profile, destination).unwrap();
+        let exchange = client.send(post(&server.url("/")), Duration::from_millis(500)).await;
+        assert_eq!((code(&exchange), server.connections()), (expected, connections), "{:?}", exchange.result);
+    }
+}
+
+#[tokio::test]
+async fn a_profile_can_be_made_to_verify_again() {
+    let server = tls(&Authority::new().leaf("elsewhere.example"), None, H1).await;
+    let off = Profile::new(&ProfileSettings { skip_verification: true, ..ProfileSettings::default() }).unwrap();
+    let clients = clients();
+    for (profile, expected) in [(off.clone(), "answer"), (off.verifying(), "tls_unknown_issuer")] {
+        let client = clients.get(&profile, DestinationId::new()).unwrap();
+        let exchange = client.send(post(&https(&server)), FIVE_SECONDS).await;
+        assert_eq!(code(&exchange), expected, "{:?}", exchange.result);
+    }
+    assert_eq!(off.verifying().fingerprint(), Profile::default().fingerprint());
 }
 
 #[test]

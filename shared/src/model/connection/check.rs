@@ -136,9 +136,8 @@ impl Connection {
             Auth::HmacHeader { header, prefix, .. } => {
                 needed("secret", false);
                 faults.maybe("/auth/header", header_fault(header, None));
-                if !prefix.is_empty() {
-                    faults.maybe("/auth/prefix", value_fault(prefix.trim_end()));
-                }
+                // It stands before the HMAC, so it may end with a space.
+                faults.maybe("/auth/prefix", value_fault(&format!("{prefix}0")));
             }
             Auth::Oauth2 { client_id, scope, audience, .. } => {
                 needed("client_secret", false);
@@ -268,6 +267,10 @@ mod tests {
             (r#"{"auth":{"kind":"bearer"}}"#, hidden("good"), &[]),
             (r#"{"auth":{"kind":"api_key","header":"host"}}"#, hidden("x"), &["/auth/header"]),
             (r#"{"auth":{"kind":"hmac_header","header":"x-s","prefix":"a\nb"}}"#, hidden("x"), &["/auth/prefix"]),
+            (r#"{"auth":{"kind":"hmac_header","header":"x-s","prefix":"a\r\n"}}"#, hidden("x"), &["/auth/prefix"]),
+            (r#"{"auth":{"kind":"hmac_header","header":"x-s","prefix":" \n"}}"#, hidden("x"), &["/auth/prefix"]),
+            (r#"{"auth":{"kind":"hmac_header","header":"x-s","prefix":"Hmac "}}"#, hidden("x"), &[]),
+            (r#"{"auth":{"kind":"hmac_header","header":"x-s"}}"#, hidden("x"), &[]),
             (
                 r#"{"auth":{"kind":"oauth2","token_url":"u","client_id":""}}"#,
                 hidden(""),
