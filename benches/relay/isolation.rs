@@ -39,6 +39,8 @@ pub(crate) async fn measure(
         sender.send(backlog).await;
         anyhow::ensure!(sender.ledger().acknowledged() as u64 == backlog, "not all of the backlog was accepted");
     }
+    // They are held by their destinations, not by the queue that everybody shares.
+    product.records.persisted((RATE * window.as_secs_f64()) as usize + 2 * usize::try_from(backlog)?).await?;
     let stuck = async || sink.count("/tarpit") > 0;
     wait_until("the tarpit has requests", SOON, stuck).await?;
     let beside = latencies(&healthy, &sink, window).await?;

@@ -3,7 +3,7 @@
 use sqlx::{AssertSqlSafe, SqlSafeStr};
 use uuid::Uuid;
 
-use super::placeholders;
+use super::{placeholders, portions};
 use crate::id::{EventId, WorkerId};
 use crate::model::Event;
 use crate::store::{Db, Store, Tx};
@@ -284,19 +284,42 @@ impl Store {
         let mut sorted = deliveries.to_vec();
         sorted.sort_unstable();
         let mut tx: Tx = self.db.begin().await?;
-        for delivery in sorted {
-            q!(
-                tx &mut tx,
-                execute,
-                "UPDATE delivery SET status = $4, hold = $5, lease_owner = NULL, started_ms = NULL, attempts = attempts - 1,
-                        next_attempt_ms = $3
-                 WHERE delivery_id = $1 AND lease_owner = $2",
-                delivery,
-                worker.0,
-                now,
-                status,
-                hold
-            )?;
+        match &mut tx {
+            Tx::Pg(tx) => {
+                // Locked in one order, as by every writer of several.
+                sqlx::query(
+                    "WITH mine AS (
+                        SELECT delivery_id FROM delivery WHERE delivery_id = ANY($1) AND lease_owner = $2
+                        ORDER BY delivery_id FOR UPDATE
+                     )
+                     UPDATE delivery AS d SET status = $3, hold = $4, lease_owner = NULL, started_ms = NULL,
+                            attempts = d.attempts - 1, next_attempt_ms = $5
+                     FROM mine WHERE d.delivery_id = mine.delivery_id",
+                )
+                .bind(sorted)
+                .bind(worker.0)
+                .bind(status)
+                .bind(hold)
+                .bind(now)
+                .execute(&mut **tx)
+                .await?;
+            }
+            Tx::Sqlite(tx) => {
+                for portion in portions(&sorted) {
+                    let text = format!(
+                        "UPDATE delivery SET status = ?, hold = ?, lease_owner = NULL, started_ms = NULL,
+                                attempts = attempts - 1, next_attempt_ms = ?
+                         WHERE lease_owner = ? AND delivery_id IN {}",
+                        placeholders(1, portion.len())
+                    );
+                    let mut query = sqlx::query(AssertSqlSafe(text).into_sql_str());
+                    query = query.bind(status).bind(hold).bind(now).bind(worker.0);
+                    for delivery in portion {
+                        query = query.bind(delivery);
+                    }
+                    query.execute(&mut **tx).await?;
+                }
+            }
         }
         tx.commit().await
     }

@@ -12,6 +12,8 @@ use hookyard_shared::model::breaker::{TRIP_AFTER, TRIP_AGAIN_AFTER};
 
 /// Deliveries that wait in one lane.
 pub(crate) const QUEUE: usize = 2_048;
+/// What a line claims at once, where there are so many that its share would be less.
+const PORTION: usize = 32;
 /// What a line may hold however full the lane is, so that a flow which was quiet does not find it taken.
 const RESERVED: usize = 16;
 /// A lane with a rate limit takes in what it sends in this time.
@@ -284,7 +286,8 @@ impl<J> Lane<J> {
         }
         let lines: Vec<Line> = lines.into_iter().filter(|line| searched || self.more_due.contains(line)).collect();
         let busy = self.lines.busy().max(self.more_due.len()).max(1);
-        let share = (all / busy).max(1);
+        // Not in drops: a claim costs a transaction, however little it takes.
+        let share = (all / busy).max(PORTION.min(all).min(QUEUE / busy)).max(1);
         let want = |line: Line| {
             let has = self.waiting_in(line);
             let in_flight = if busy == 1 { self.in_flight } else { 0 };
@@ -315,7 +318,7 @@ impl<J> Lane<J> {
 
     /// Whether it is time to claim more, because a line of which there is more runs short.
     pub(crate) fn is_hungry(&self) -> bool {
-        let low = self.held.max(8) / self.more_due.len().max(1);
+        let low = (self.held.max(8) / self.more_due.len().max(1)).max(PORTION / 8);
         self.more_due.iter().any(|line| self.waiting_in(*line) <= low)
     }
 
