@@ -2,7 +2,7 @@
 
 use askama::Template;
 use axum::extract::State;
-use axum::response::{IntoResponse as _, Redirect, Response};
+use axum::response::Response;
 use axum::routing::{get, post};
 use axum::{Form, Router};
 use hookyard_shared::auth::Scope;
@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::events::answer;
-use super::layout::problem_page;
+use super::layout::back_to;
 use super::rules::{PolicyFields, PolicyForm, ResumeForm, held_words, number, typed};
 use crate::api::destinations::{DestinationChange, change_destination};
 use crate::api::error::{ApiError, ApiResult};
@@ -116,21 +116,13 @@ async fn build(user: PageUser, state: &AppState, id: ApiResult<PathId<Destinatio
     })
 }
 
-/// Back to the page, or the problem.
-fn back(name: String, done: ApiResult<DestinationId>) -> Response {
-    match done {
-        Ok(id) => Redirect::to(&format!("/destinations/{id}")).into_response(),
-        Err(error) => problem_page(error, Some(name)),
-    }
-}
-
 async fn pause(user: PageUser, State(state): State<AppState>, id: ApiResult<PathId<DestinationId>>) -> Response {
     let done = async {
         let PathId(id) = id?;
         set_destination_paused(&state, &user.principal, id, true, None).await?;
         ApiResult::Ok(id)
     };
-    back(user.name.clone(), done.await)
+    back_to("destinations", done.await, user.name.clone())
 }
 
 async fn resume(
@@ -144,7 +136,7 @@ async fn resume(
         set_destination_paused(&state, &user.principal, id, false, form.rate()?).await?;
         ApiResult::Ok(id)
     };
-    back(user.name.clone(), done.await)
+    back_to("destinations", done.await, user.name.clone())
 }
 
 async fn close_breaker(
@@ -157,7 +149,7 @@ async fn close_breaker(
         close(&state, &user.principal, id).await?;
         ApiResult::Ok(id)
     };
-    back(user.name.clone(), done.await)
+    back_to("destinations", done.await, user.name.clone())
 }
 
 #[derive(Debug, Deserialize)]
@@ -190,7 +182,7 @@ async fn limits(
         change.insert("breaker".into(), json!(form.breaker == "on"));
         save(&user, &state, id, change).await
     };
-    back(user.name.clone(), done.await)
+    back_to("destinations", done.await, user.name.clone())
 }
 
 async fn policy(
@@ -205,7 +197,7 @@ async fn policy(
         change.remove("timeout_ms");
         save(&user, &state, id, change).await
     };
-    back(user.name.clone(), done.await)
+    back_to("destinations", done.await, user.name.clone())
 }
 
 async fn save(

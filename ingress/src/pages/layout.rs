@@ -6,11 +6,11 @@ use askama::Template;
 use axum::Router;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderName, HeaderValue, StatusCode, Uri};
-use axum::response::{Html, IntoResponse, Response};
+use axum::response::{Html, IntoResponse, Redirect, Response};
 use axum::routing::get;
 use sha2::{Digest, Sha256};
 
-use crate::api::error::ApiError;
+use crate::api::error::{ApiError, ApiResult};
 use crate::state::AppState;
 
 const STYLE: &str = include_str!("../../static/app.css");
@@ -61,6 +61,14 @@ pub(crate) async fn not_found(uri: Uri) -> Response {
     }
     let detail = "There is no page at this address.".to_owned();
     page(StatusCode::NOT_FOUND, &ProblemPage { user: None, title: "Not found", detail })
+}
+
+/// Back to the page of what a form changed, which is one of `collection`, or the problem.
+pub(crate) fn back_to(collection: &str, done: ApiResult<impl std::fmt::Display>, user: String) -> Response {
+    match done {
+        Ok(id) => Redirect::to(&format!("/{collection}/{id}")).into_response(),
+        Err(error) => problem_page(error, Some(user)),
+    }
 }
 
 /// An error of the API as a page. Its cause is logged here.

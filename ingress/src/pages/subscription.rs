@@ -2,7 +2,7 @@
 
 use askama::Template;
 use axum::extract::State;
-use axum::response::{IntoResponse as _, Redirect, Response};
+use axum::response::Response;
 use axum::routing::{get, post};
 use axum::{Form, Router};
 use hookyard_shared::auth::Scope;
@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::events::answer;
-use super::layout::problem_page;
+use super::layout::back_to;
 use super::rules::{PolicyFields, PolicyForm, ResumeForm, held_words, number, typed};
 use crate::api::deliveries::{cancel_one, retry_one};
 use crate::api::error::{ApiError, ApiResult};
@@ -133,21 +133,13 @@ fn key_text(rule: &Ordering) -> String {
     rule.key.0.first().cloned().map(String::from).unwrap_or_default()
 }
 
-/// Back to the page, or the problem.
-fn back(name: String, done: ApiResult<SubscriptionId>) -> Response {
-    match done {
-        Ok(id) => Redirect::to(&format!("/subscriptions/{id}")).into_response(),
-        Err(error) => problem_page(error, Some(name)),
-    }
-}
-
 async fn pause(user: PageUser, State(state): State<AppState>, id: ApiResult<PathId<SubscriptionId>>) -> Response {
     let done = async {
         let PathId(id) = id?;
         set_subscription_paused(&state, &user.principal, id, true, None).await?;
         ApiResult::Ok(id)
     };
-    back(user.name.clone(), done.await)
+    back_to("subscriptions", done.await, user.name.clone())
 }
 
 async fn resume(
@@ -161,7 +153,7 @@ async fn resume(
         set_subscription_paused(&state, &user.principal, id, false, form.rate()?).await?;
         ApiResult::Ok(id)
     };
-    back(user.name.clone(), done.await)
+    back_to("subscriptions", done.await, user.name.clone())
 }
 
 async fn policy(
@@ -171,7 +163,7 @@ async fn policy(
     Form(form): Form<PolicyFields>,
 ) -> Response {
     let done = async { save(&user, &state, id, form.change()?).await };
-    back(user.name.clone(), done.await)
+    back_to("subscriptions", done.await, user.name.clone())
 }
 
 #[derive(Debug, Deserialize)]
@@ -203,7 +195,7 @@ async fn order(
         let rule = if form.ordered == "on" { Value::Object(rule) } else { Value::Null };
         save(&user, &state, id, Map::from_iter([("ordering".to_owned(), rule)])).await
     };
-    back(user.name.clone(), done.await)
+    back_to("subscriptions", done.await, user.name.clone())
 }
 
 async fn save(
@@ -229,7 +221,7 @@ async fn retry(
         retry_one(&state, &user.principal, delivery).await?;
         ApiResult::Ok(id)
     };
-    back(user.name.clone(), done.await)
+    back_to("subscriptions", done.await, user.name.clone())
 }
 
 async fn skip(
@@ -242,7 +234,7 @@ async fn skip(
         cancel_one(&state, &user.principal, delivery).await?;
         ApiResult::Ok(id)
     };
-    back(user.name.clone(), done.await)
+    back_to("subscriptions", done.await, user.name.clone())
 }
 
 async fn pause_source(user: PageUser, State(state): State<AppState>, id: ApiResult<PathId<SourceId>>) -> Response {
@@ -251,7 +243,7 @@ async fn pause_source(user: PageUser, State(state): State<AppState>, id: ApiResu
         set_source_paused(&state, &user.principal, id, true, None).await?;
         ApiResult::Ok(id)
     };
-    back_to_source(user.name.clone(), done.await)
+    back_to("sources", done.await, user.name.clone())
 }
 
 async fn resume_source(
@@ -265,12 +257,5 @@ async fn resume_source(
         set_source_paused(&state, &user.principal, id, false, form.rate()?).await?;
         ApiResult::Ok(id)
     };
-    back_to_source(user.name.clone(), done.await)
-}
-
-fn back_to_source(name: String, done: ApiResult<SourceId>) -> Response {
-    match done {
-        Ok(id) => Redirect::to(&format!("/sources/{id}")).into_response(),
-        Err(error) => problem_page(error, Some(name)),
-    }
+    back_to("sources", done.await, user.name.clone())
 }
